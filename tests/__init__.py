@@ -1,0 +1,1 @@
+"""The tests mirror the tree: tests/geometry/ tests threed_gen/geometry/, and so on."""
