@@ -1,0 +1,202 @@
+"""How long a mesh takes to become a field and a mesh again, what memory, and how exact it is.
+
+    python benchmarks/geometry.py MESHES [FILE ...] --resolutions 256 512 --out benchmarks/results
+
+Every row is measured in a fresh process, so that its peak memory is its own. Kernels are compiled
+before the clock starts (about 3 s, once per machine); seconds are processor time. Distances are
+exact point-to-triangle distances (libigl, float64) of 200 000 seeded samples on each side; F@0.001
+has the source's longest side scaled to 2. The table goes to the terminal and to
+`geometry_<date>.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from threed_gen.console import progress, say, table
+from threed_gen.geometry.mesh import Mesh, face_areas, is_watertight
+from threed_gen.geometry.mesh_io import MESH_SUFFIXES, load_mesh
+
+SAMPLES = 200_000
+HEADERS = (
+    "mesh",
+    "faces",
+    "R",
+    "bricks",
+    "band voxels",
+    "field CPU s",
+    "extract CPU s",
+    "peak MB",
+    "before MB",
+    "source→mesh voxels",
+    "mesh→source voxels",
+    "worst voxels",
+    "F@0.001",
+    "watertight",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mesh at one resolution."""
+
+    mesh: str
+    faces: int
+    resolution: int
+    bricks: int
+    voxels: int
+    field_seconds: float
+    extract_seconds: float
+    peak_mb: float
+    before_mb: float
+    forward: float
+    backward: float
+    worst: float
+    f_score: float
+    watertight: bool
+
+    def cells(self) -> list[str]:
+        return [
+            self.mesh,
+            f"{self.faces}",
+            f"{self.resolution}",
+            f"{self.bricks}",
+            f"{self.voxels}",
+            f"{self.field_seconds:.2f}",
+            f"{self.extract_seconds:.2f}",
+            f"{self.peak_mb:.0f}",
+            f"{self.before_mb:.0f}",
+            f"{self.forward:.4f}",
+            f"{self.backward:.4f}",
+            f"{self.worst:.2f}",
+            f"{self.f_score:.4f}",
+            "yes" if self.watertight else "NO",
+        ]
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process so far (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def surface_samples(mesh: Mesh, seed: int) -> np.ndarray:
+    """Points on the surface, uniform by area, [SAMPLES, 3]."""
+    rng = np.random.default_rng(seed)
+    area = face_areas(mesh)
+    face = rng.choice(len(area), SAMPLES, p=area / area.sum())
+    weights = rng.dirichlet([1.0, 1.0, 1.0], SAMPLES)
+    return np.einsum("nij,ni->nj", mesh.triangles[face], weights)
+
+
+def distances(points: np.ndarray, mesh: Mesh) -> np.ndarray:
+    import igl
+
+    squared, _, _ = igl.point_mesh_squared_distance(points, mesh.vertices, mesh.faces)
+    return np.sqrt(squared)
+
+
+def measure(path: Path, resolution: int) -> Row:
+    """Everything about one mesh at one resolution; meant for a fresh process."""
+    from threed_gen.geometry.marching_cubes import extract_mesh
+    from threed_gen.geometry.narrow_band import build_sparse_sdf
+
+    source = load_mesh(path)
+    corner = Mesh(np.eye(4, 3), np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]]))
+    build_sparse_sdf(corner, 16)  # compiles the kernels, or loads them
+    before = peak_mb()
+    start = time.process_time()
+    sdf = build_sparse_sdf(source, resolution)
+    middle = time.process_time()
+    extracted = extract_mesh(sdf)
+    end = time.process_time()
+    peak = peak_mb()
+    if len(extracted.faces):
+        forward = distances(surface_samples(source, 0), extracted)
+        backward = distances(surface_samples(extracted, 1), source)
+    else:  # thinner than a voxel everywhere: no voxel lies inside, and nothing is left
+        forward = backward = np.full(1, np.inf)
+    low, high = source.bounds
+    threshold = 0.001 / 2 * float((high - low).max())
+    recall, precision = np.mean(forward < threshold), np.mean(backward < threshold)
+    voxel = sdf.scale / resolution
+    return Row(
+        mesh=path.name,
+        faces=len(source.faces),
+        resolution=resolution,
+        bricks=sdf.num_bricks,
+        voxels=sdf.num_voxels,
+        field_seconds=middle - start,
+        extract_seconds=end - middle,
+        peak_mb=peak,
+        before_mb=before,
+        forward=float(forward.mean()) / voxel,
+        backward=float(backward.mean()) / voxel,
+        worst=float(max(forward.max(), backward.max())) / voxel,
+        f_score=float(2 * precision * recall / max(precision + recall, 1e-12)),
+        watertight=is_watertight(extracted),
+    )
+
+
+def machine() -> str:
+    """Processor and number of cores; nothing that would name the machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores (one thread used), Python {platform.python_version()}"
+
+
+def report(rows: list[Row], date: str) -> str:
+    """The Markdown page that is committed."""
+    lines = [
+        f"# Geometry: mesh → field → mesh, {date}",
+        "",
+        f"Machine: {machine()}. Written by `benchmarks/geometry.py`, which says how it measures.",
+        "Seconds are processor time on one thread. Peak memory is that of the whole process;",
+        "`before` is its peak when the libraries, the kernels and the mesh were loaded.",
+        "",
+        "| " + " | ".join(HEADERS) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(HEADERS) - 2) + ["---"]) + "|",
+        *("| " + " | ".join(row.cells()) + " |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("meshes", type=Path, help="folder of mesh files")
+    parser.add_argument("files", nargs="*", help="files in it (default: all)")
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--date", default=datetime.date.today().isoformat())
+    args = parser.parse_args()
+    found = sorted(p.name for p in args.meshes.iterdir() if p.suffix.lower() in MESH_SUFFIXES)
+    jobs = [(args.meshes / n, r) for n in args.files or found for r in args.resolutions]
+    rows = []
+    for path, resolution in progress(jobs, "measuring"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, path, resolution).result())
+    print(table(HEADERS, [row.cells() for row in rows]))
+    args.out.mkdir(parents=True, exist_ok=True)
+    target = args.out / f"geometry_{args.date}.md"
+    target.write_text(report(rows, args.date), encoding="utf-8")
+    say(f"written: {target}")
+
+
+if __name__ == "__main__":
+    main()
