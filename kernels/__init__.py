@@ -1,0 +1,1 @@
+"""Pure functions on tensors, each beside its plain reference. No model knowledge."""

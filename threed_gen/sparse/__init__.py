@@ -1,0 +1,1 @@
+"""Sparse voxel grids and the layers that run on them."""
