@@ -1,0 +1,1 @@
+"""The trainable models and their weights on disk."""

@@ -1,0 +1,62 @@
+"""Weights on disk: safetensors, loaded strictly, with every mismatch named.
+
+No pickle is ever written or read. A file appears under its name only when it is whole: it is
+written beside it, synced and renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from threed_gen.errors import UserError, disk_errors
+from threed_gen.files import sync_directory, sync_file
+
+
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write all parameters and buffers of `module` to `path`."""
+    tensors = {name: value.detach().contiguous() for name, value in module.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    with disk_errors(path, "the weights"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(partial), metadata=dict(metadata or {}))
+        sync_file(partial)
+        partial.replace(path)
+        sync_directory(path.parent)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Copy the weights of `path` into `module`, in the module's own precision and device.
+
+    Raises UserError when the file is missing or damaged, and when names or shapes differ, naming
+    all that are missing, unknown or of another shape. Nothing is changed in that case.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _compare(path, module.state_dict(), shapes)
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except SafetensorError as err:
+        raise UserError(f"{path}: damaged or no safetensors file ({err})") from err
+    with torch.no_grad():
+        for name, target in module.state_dict().items():
+            target.copy_(tensors[name])
+
+
+def _compare(path: Path, own: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"{name} is missing" for name in own if name not in found]
+    problems += [f"{name} is unknown to the model" for name in found if name not in own]
+    problems += [
+        f"{name} has shape {list(found[name])}, the model's has {list(value.shape)}"
+        for name, value in own.items()
+        if name in found and tuple(value.shape) != found[name]
+    ]
+    if problems:
+        raise UserError(f"{path}: the weights do not fit this model: " + "; ".join(problems))
