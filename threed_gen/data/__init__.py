@@ -1,0 +1,1 @@
+"""Meshes become shards of sparse signed distance fields here, and shards become samples."""

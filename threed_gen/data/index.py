@@ -1,0 +1,181 @@
+"""The index: one text file that lists every sample, enough to plan an epoch without a shard.
+
+`OUT/index.jsonl`: line 1 says what the file is and carries the sha256 of all that follows; line 2
+holds the parameters and the list of shards; each further line is one sample. Columns that this
+version does not know are ignored; a newer version is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from threed_gen.data.shard import ShardFile
+from threed_gen.errors import UserError
+from threed_gen.files import write_atomically
+
+FORMAT = "threed-gen index"
+VERSION = 1
+INDEX_NAME = "index.jsonl"
+SHARDS = "shards"  # folder beside the index
+
+
+class DamagedIndexError(UserError):
+    """The index is not what was written; `prepare` can write it anew."""
+
+
+@dataclass(frozen=True)
+class GridEntry:
+    """One stored resolution of a sample."""
+
+    shard: str  # file name in OUT/shards
+    offset: int  # of the payload in the shard, bytes
+    size: int  # bytes
+    sha256: str  # of the payload
+    tokens: int  # active bricks = latent tokens
+    voxels: int  # band voxels
+    tau: float  # truncation in unit-cube units
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """One asset: where it came from and where its grids lie."""
+
+    id: str
+    source: str  # path below the prepared folder, or `procedural/<name>`
+    family: str | None
+    licence: str | None
+    source_sha256: str
+    grids: dict[int, GridEntry]  # by resolution
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The whole table. `params` are those of `prepare`."""
+
+    params: dict[str, Any]
+    shards: list[ShardFile]
+    samples: list[SampleEntry]
+    _numbers: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        numbers = {shard.file: number for number, shard in enumerate(self.shards)}
+        object.__setattr__(self, "_numbers", numbers)
+
+    def shard_number(self, sample: int, resolution: int) -> int:
+        """Position in `shards` of the shard that holds a sample's grid."""
+        return self._numbers[self.samples[sample].grids[resolution].shard]
+
+    @property
+    def resolutions(self) -> list[int]:
+        """The stored resolutions, ascending (all samples have all of them)."""
+        return sorted(self.samples[0].grids) if self.samples else []
+
+    def save(self, data_dir: Path) -> None:
+        """Write the index in one step."""
+        write_atomically(data_dir / INDEX_NAME, self.to_bytes(), "the index")
+
+    def to_bytes(self) -> bytes:
+        """The file's content; equal tables give equal bytes."""
+        table = {"params": self.params, "shards": [asdict(shard) for shard in self.shards]}
+        body = b"".join(_line(row) for row in [table, *map(_row, self.samples)])
+        first = {
+            "format": FORMAT,
+            "version": VERSION,
+            "count": len(self.samples),
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        return _line(first) + body
+
+    @staticmethod
+    def load(data_dir: Path) -> ShardIndex:
+        """Read and check OUT/index.jsonl; UserError names the file, the fault and the cure."""
+        path = data_dir / INDEX_NAME
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make the data with `threed-gen prepare SOURCE {data_dir}`"
+            )
+        return parse_index(path.read_bytes(), str(path))
+
+
+def parse_index(content: bytes, name: str) -> ShardIndex:
+    """The index in `content`; `name` is what errors call it."""
+    first, newline, body = content.partition(b"\n")
+    try:
+        head = json.loads(first)
+        if not isinstance(head, dict) or head.get("format") != FORMAT or not newline:
+            raise _damaged(name, f"its first line does not say '{FORMAT}'")
+        version = head.get("version")
+        if type(version) is int and version > VERSION:
+            raise UserError(
+                f"{name}: written in format version {version}, this threed-gen reads version "
+                f"{VERSION}: update threed-gen"
+            )
+        if version != VERSION or head.get("sha256") != hashlib.sha256(body).hexdigest():
+            raise _damaged(name, "its checksum differs")
+        table, *rows = [json.loads(line) for line in body.decode().splitlines()]
+        if head.get("count") != len(rows):
+            raise _damaged(name, f"it should list {head.get('count')} samples, not {len(rows)}")
+        shards = [ShardFile(s["file"], s["size"], s["sha256"]) for s in table["shards"]]
+        index = ShardIndex(table["params"], shards, [_sample(row) for row in rows])
+        known = {shard.file for shard in shards}
+        if any(grid.shard not in known for s in index.samples for grid in s.grids.values()):
+            raise _damaged(name, "a sample lies in a shard that is not listed")
+        return index
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise _damaged(name, f"{type(err).__name__}: {err}") from err
+
+
+def _damaged(name: str, problem: str) -> DamagedIndexError:
+    return DamagedIndexError(
+        f"{name}: the index is damaged ({problem}); restore it, or run `threed-gen prepare` again "
+        "with the same arguments, which writes it anew"
+    )
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _row(sample: SampleEntry) -> dict[str, Any]:
+    row = asdict(sample)
+    row["grids"] = {str(resolution): asdict(grid) for resolution, grid in sample.grids.items()}
+    return row
+
+
+def _sample(row: dict[str, Any]) -> SampleEntry:
+    return SampleEntry(
+        id=_typed(row, "id", str),
+        source=_typed(row, "source", str),
+        family=_typed(row, "family", str, type(None)),
+        licence=_typed(row, "licence", str, type(None)),
+        source_sha256=_typed(row, "source_sha256", str),
+        grids={int(key): _grid(grid) for key, grid in sorted(row["grids"].items(), key=_number)},
+        flags=tuple(row["flags"]),
+    )
+
+
+def _number(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+def _grid(row: dict[str, Any]) -> GridEntry:
+    return GridEntry(
+        shard=_typed(row, "shard", str),
+        offset=_typed(row, "offset", int),
+        size=_typed(row, "size", int),
+        sha256=_typed(row, "sha256", str),
+        tokens=_typed(row, "tokens", int),
+        voxels=_typed(row, "voxels", int),
+        tau=_typed(row, "tau", float),
+    )
+
+
+def _typed(row: dict[str, Any], key: str, *kinds: type) -> Any:
+    if type(row[key]) not in kinds:
+        raise ValueError(f"'{key}' should be {kinds[0].__name__}, not {row[key]!r}")
+    return row[key]
