@@ -1,0 +1,35 @@
+"""The band of expected curves: windows, width, departures; on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from threed_gen.evaluation.expected import WINDOWS, departures, make_band, window_means
+
+
+def records(values: list[float]) -> list[dict[str, object]]:
+    return [{"loss": v, "terms": {"in": v / 2}} for v in values]
+
+
+def test_windows_are_means_and_an_unfinished_one_is_left_out() -> None:
+    curves = window_means(records([1.0, 3.0, 5.0, 7.0, 9.0]), steps=2 * WINDOWS)
+    assert curves == {"total": [2.0, 6.0], "in": [1.0, 3.0]}
+
+
+def test_band_is_the_wider_of_three_sigma_and_ten_percent() -> None:
+    quiet = [{"total": [10.0, 1.0]} for _ in range(5)]
+    band = make_band(quiet, 40)
+    assert (band.low["total"], band.high["total"]) == ([9.0, 0.9], [11.0, 1.1])
+    noisy = [{"total": [v]} for v in (8.0, 9.0, 10.0, 11.0, 12.0)]
+    sigma = 2.5**0.5  # squares 4 + 1 + 0 + 1 + 4, over n − 1 = 4
+    band = make_band(noisy, 40)
+    assert band.low["total"][0] == pytest.approx(10 - 3 * sigma)
+    assert band.high["total"][0] == pytest.approx(10 + 3 * sigma)
+
+
+def test_departures_name_curve_and_steps() -> None:
+    band = make_band([{"total": [10.0, 10.0]} for _ in range(5)], 40)
+    assert departures({"total": [10.9, 9.1]}, band) == []
+    lines = departures({"total": [10.0, 11.1]}, band)
+    assert len(lines) == 1
+    assert "total: steps 3–4: 11.1" in lines[0]

@@ -1,0 +1,94 @@
+"""Does a run follow the curves that it should follow?
+
+The most repeated question about any trainer is whether one's own loss is normal. For the tiny
+config the answer is committed: the curves of five seeds, cut into equal windows, give a band
+(mean ± max(3σ, 10 % of the mean)) for the total loss and for each unweighted term.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threed_gen.errors import UserError
+
+WINDOWS = 20
+Curves = dict[str, list[float]]  # by name ("total", "in", …): one mean per window
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where the window means of a run may lie."""
+
+    steps: int  # of the whole run
+    low: Curves
+    high: Curves
+    mean: Curves
+
+    @property
+    def window(self) -> int:
+        """Steps per window."""
+        return self.steps // WINDOWS
+
+
+def window_means(records: Sequence[Mapping[str, Any]], steps: int) -> Curves:
+    """Means over the complete ones of `WINDOWS` equal windows of a run of `steps` steps.
+
+    Args:
+        records: lines of metrics.jsonl, in order, from step 1 on; may stop early.
+    """
+    width = steps // WINDOWS
+    complete = min(WINDOWS, len(records) // width)
+    curves: Curves = {}
+    for name in ("total", *records[0]["terms"]):
+        values = [r["loss"] if name == "total" else r["terms"][name] for r in records]
+        curves[name] = [
+            math.fsum(values[k * width : (k + 1) * width]) / width for k in range(complete)
+        ]
+    return curves
+
+
+def make_band(runs: Sequence[Curves], steps: int) -> Band:
+    """The band of several seeds: mean ± max(3σ, 10 % of the mean), σ over the seeds (n − 1)."""
+    low: Curves = {}
+    high: Curves = {}
+    mean: Curves = {}
+    for name in runs[0]:
+        columns = list(zip(*(run[name] for run in runs), strict=True))
+        means = [math.fsum(column) / len(column) for column in columns]
+        sigmas = [
+            math.sqrt(math.fsum((v - m) ** 2 for v in column) / (len(column) - 1))
+            for column, m in zip(columns, means, strict=True)
+        ]
+        widths = [max(3 * s, 0.1 * abs(m)) for s, m in zip(sigmas, means, strict=True)]
+        mean[name] = means
+        low[name] = [m - w for m, w in zip(means, widths, strict=True)]
+        high[name] = [m + w for m, w in zip(means, widths, strict=True)]
+    return Band(steps, low, high, mean)
+
+
+def departures(curves: Curves, band: Band) -> list[str]:
+    """One line for each window mean outside the band; none: the run is as it should be."""
+    lines = []
+    for name, values in curves.items():
+        for k, value in enumerate(values):
+            low, high = band.low[name][k], band.high[name][k]
+            if not low <= value <= high:
+                first, last = k * band.window + 1, (k + 1) * band.window
+                lines.append(
+                    f"{name}: steps {first}–{last}: {value:.5f} is outside {low:.5f} … {high:.5f}"
+                )
+    return lines
+
+
+def load_band(path: Path) -> Band:
+    """Read a committed band."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return Band(tree["steps"], tree["low"], tree["high"], tree["mean"])
+    except (OSError, ValueError, KeyError) as err:
+        raise UserError(f"{path}: cannot be read as expected curves ({err})") from err
