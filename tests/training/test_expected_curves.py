@@ -1,0 +1,60 @@
+"""Golden loss: the quickstart's run follows the committed curves, and defects leave them.
+
+The first windows of the real run are trained (it is stopped then, as a user might), with the data
+that the quickstart makes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training import runs
+from threed_gen.evaluation.expected import Band, departures, load_band, window_means
+from threed_gen.quickstart import CONFIG, Quickstart
+
+EXPECTED = runs.ROOT / "docs" / "expected" / "ss_vae_cpu.json"
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    way = Quickstart(tmp_path_factory.mktemp("curves") / "quickstart", None)
+    way.enter()
+    way.make_meshes()
+    way.prepare()
+    return way.data
+
+
+def first_windows(
+    tmp_path: Path, data: Path, band: Band, windows: int, *overrides: str
+) -> list[str]:
+    """Train until `windows` windows are complete; returns the departures from the band."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = runs.start(
+        "python", 1,
+        ["--config", str(CONFIG), "--out", str(run), f"data.path={data}", "validation.shapes=0",
+         *overrides], log,
+    )  # fmt: skip
+    try:
+        runs.wait_until(lambda: len(runs.records(run)) >= windows * band.window, process, 300)
+    finally:
+        runs.end(process)
+    return departures(window_means(runs.records(run)[: windows * band.window], band.steps), band)
+
+
+def test_the_config_is_the_one_that_the_curves_were_made_with() -> None:
+    from threed_gen.training.run_config import load_run_config
+
+    assert load_run_config(CONFIG).train.steps == load_band(EXPECTED).steps
+
+
+def test_the_first_windows_follow_the_curves(tmp_path: Path, data: Path) -> None:
+    assert first_windows(tmp_path, data, load_band(EXPECTED), 2) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("defect", ["train.learning_rate=1.0e-2", "loss.extra=0.0"])
+def test_defects_leave_the_curves(tmp_path: Path, data: Path, defect: str) -> None:
+    assert first_windows(tmp_path, data, load_band(EXPECTED), 3, defect)

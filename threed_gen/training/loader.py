@@ -1,0 +1,169 @@
+"""What this rank reads for each step, prefetched, and resumable by a single number.
+
+The plan (`launcher.shard_plan`) says which samples a step contains; this file deals them to the
+ranks, cuts a rank's share into micro-batches and packs them. The only state is the step: what was
+prefetched but not trained on is simply read again after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from launcher.shard_plan import ShardPlan, deal, draw
+from threed_gen.data.batch import Batch, collate
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.errors import UserError
+from threed_gen.geometry.sparse_sdf import SparseSDF
+from threed_gen.models.ss_vae import prepare_grid
+from threed_gen.training.run_config import RunConfig
+
+MAX_SUBSTITUTES = 8  # tries per bad sample before the data set as a whole is called bad
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One rank's part of one global batch.
+
+    Attributes:
+        step: 0-based optimiser step.
+        batch_size: samples of the *global* batch.
+        micro: this rank's micro-batches, always `train.accumulation` of them.
+        samples: dataset index actually read for each position that this rank owns.
+        problems: one line for each bad sample met on this rank.
+        fatal: whether those problems must stop the run.
+    """
+
+    step: int
+    epoch: int
+    resolution: int
+    batch_size: int
+    micro: list[Batch]
+    samples: dict[int, int]
+    problems: list[str] = field(default_factory=list)
+    fatal: bool = False
+
+
+class StepDataset(Dataset[StepData]):
+    """Maps a step number to this rank's `StepData`."""
+
+    def __init__(self, config: RunConfig, dataset: SDFDataset, rank: int, ranks: int) -> None:
+        self.config, self.dataset, self.rank, self.ranks = config, dataset, rank, ranks
+        self.plan = make_plan(config, dataset)
+        self._tokens = {r: dataset.tokens(r) for r in config.data.resolutions}
+
+    def __len__(self) -> int:
+        return self.config.train.steps
+
+    def __getitem__(self, step: int) -> StepData:
+        train, choices = self.config.train, self.config.data.resolutions
+        resolution = choices[draw(self.config.seed, step, "resolution", choices=len(choices))]
+        chosen = self.plan.batch(step)
+        tokens = [self._tokens[resolution][index] for index in chosen]
+        own = deal(tokens, self.ranks)[self.rank]
+        loaded: dict[int, tuple[int, SparseSDF]] = {}
+        problems: list[str] = []
+        fatal = False
+        for position in own:
+            try:
+                loaded[position] = self._load(
+                    step, position, chosen[position], resolution, problems
+                )
+            except UserError as err:
+                problems.append(str(err))
+                fatal = True
+        micro = [self._pack(part, loaded) for part in _split(sorted(loaded), train.accumulation)]
+        return StepData(
+            step, self.plan.locate(step)[0], resolution, len(chosen),
+            [batch if batch is not None else padding(resolution) for batch in micro],
+            {position: index for position, (index, _) in loaded.items()}, problems, fatal,
+        )  # fmt: skip
+
+    def _load(
+        self, step: int, position: int, index: int, resolution: int, problems: list[str]
+    ) -> tuple[int, SparseSDF]:
+        """The sample, or under `on_bad_sample: substitute` the plan's stand-in for it."""
+        attempt = 0
+        while True:
+            try:
+                return index, self.dataset.load(index, resolution)
+            except UserError as err:
+                if self.config.data.on_bad_sample == "stop" or attempt == MAX_SUBSTITUTES:
+                    raise
+                try:
+                    index = self.plan.substitute(step, position, attempt)
+                except ValueError:  # no other sample is left
+                    raise err from None
+                problems.append(str(err))
+                attempt += 1
+
+    def _pack(self, positions: list[int], loaded: dict[int, tuple[int, SparseSDF]]) -> Batch | None:
+        if not positions:
+            return None
+        batch = collate(
+            [loaded[position][1] for position in positions],
+            [self.dataset.entry(loaded[position][0]).id for position in positions],
+            positions,
+        )
+        # All index tables are built here, in a loader's worker where there is one.
+        prepare_grid(batch.inputs.grid, self.config.model.window)
+        return batch
+
+
+def make_plan(config: RunConfig, dataset: SDFDataset) -> ShardPlan:
+    """The order of the data: depends on the data set, the seed and the batch size alone."""
+    batch_samples = config.train.batch_samples
+    if batch_samples is None and config.train.batch_tokens is None:
+        batch_samples = 1
+    # Tokens at the largest stored resolution: the plan must not change with a step's draw.
+    finest = max(config.data.resolutions)
+    try:
+        return ShardPlan(
+            dataset.tokens(finest), dataset.shards(finest),
+            seed=config.seed, streams=config.data.streams, block=config.data.block,
+            batch_samples=batch_samples, batch_tokens=config.train.batch_tokens,
+        )  # fmt: skip
+    except ValueError as err:
+        raise UserError(f"{dataset.path}: {err}") from err
+
+
+def step_data(dataset: StepDataset, start: int) -> Iterator[StepData]:
+    """The steps from `start` on, prefetched by `data.workers` processes (0: none)."""
+    workers = dataset.config.data.workers
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, len(dataset)),
+        num_workers=workers,
+        # fork would copy running OpenMP and gloo threads' locks into the child
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=False,
+    )
+    yield from loader
+
+
+def padding(resolution: int) -> Batch:
+    """One brick that stands in where a rank has no sample left; its loss is weighted by 0."""
+    sphere = np.linspace(-1, 1, 512, dtype=np.float32)[None]
+    everywhere = np.ones((1, 512), dtype=bool)
+    brick = SparseSDF(
+        np.zeros((1, 3), np.int32), sphere, everywhere, ~everywhere, resolution,
+        4 / resolution, 1.0, (0.0, 0.0, 0.0),
+    )  # fmt: skip
+    return collate([brick], is_padding=True)
+
+
+def _split(positions: list[int], parts: int) -> list[list[int]]:
+    """Consecutive, nearly equal parts; some may be empty."""
+    bounds = np.linspace(0, len(positions), parts + 1).round().astype(int)
+    return [positions[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def set_threads(threads: int) -> None:
+    """Threads of this process; denormals are flushed before any thread starts (see docs)."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)

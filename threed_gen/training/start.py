@@ -1,0 +1,174 @@
+"""From a command line to a running trainer: config, ranks, lock, data, checkpoint, go."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from launcher.cluster import Cluster
+from threed_gen.config import changes, to_yaml
+from threed_gen.console import say
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.embedded import ensure_prepared
+from threed_gen.errors import UserError
+from threed_gen.files import write_atomically, write_json
+from threed_gen.training import checkpoint as ckpt
+from threed_gen.training.engine import start_process_group, stop_process_group
+from threed_gen.training.loader import set_threads
+from threed_gen.training.run_config import RunConfig, load_run_config
+from threed_gen.training.run_dir import RunDir, RunLock
+from threed_gen.training.tasks.ss_vae import SSVAETask
+from threed_gen.training.together import everywhere, on_rank_zero
+from threed_gen.training.trainer import Trainer
+
+# A killed launcher's ranks end within 10 s; a little longer than that is worth waiting for.
+LOCK_WAIT_SECONDS = 15.0
+
+
+def run_training(
+    cluster: Cluster,
+    run_root: Path,
+    config_path: Path | None,
+    overrides: list[str],
+    fresh: bool = False,
+) -> None:
+    """Start a new run (`config_path` given) or go on with the one in `run_root`.
+
+    Args:
+        fresh: on resume, allow a start from step 0 when there is no whole checkpoint.
+
+    Raises:
+        UserError: on every rank alike.
+    """
+    run = RunDir(run_root)
+    resuming = config_path is None
+    if resuming:
+        run.require()
+    config = load_run_config(run.config if resuming else config_path, overrides)  # type: ignore[arg-type]
+    set_threads(config.train.threads or max(1, (os.cpu_count() or 1) // cluster.local_size))
+    device = start_process_group(cluster, config.train.timeout_seconds)
+    lock = RunLock(run.root)
+    try:
+        _enter(run, lock, config, config_path, cluster, device)
+        if resuming and run.finished.exists():
+            if cluster.rank == 0:
+                say(f"{run.root}: already finished; nothing to do")
+            return
+        trainer = _build(run, config, device)
+        if resuming:
+            _resume(trainer, run, fresh)
+        trainer.fit()
+    finally:
+        lock.release()
+        stop_process_group()
+
+
+def _enter(
+    run: RunDir, lock: RunLock, config: RunConfig, config_path: Path | None, cluster: Cluster,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Make or check the run directory and take its lock, together."""
+
+    def first() -> None:
+        if config_path is not None:
+            run.create()
+        lock.acquire(LOCK_WAIT_SECONDS)
+        if config_path is not None:
+            if run.config.exists():
+                raise UserError(f"{run.root}: another process has just started a run here")
+            write_atomically(run.config, to_yaml(config).encode(), "the config")
+            lines = changes(config, load_run_config(config_path))
+            text = "".join(f"{line}\n" for line in lines)
+            write_atomically(run.root / "config_changes.txt", text.encode(), "the changes")
+            for line in lines:
+                say(f"  override {line}")
+        write_json(run.environment, environment(cluster, device))
+
+    on_rank_zero(first)
+    if dist.get_rank() != 0:
+        lock.share()
+    dist.barrier()
+
+
+def _build(run: RunDir, config: RunConfig, device: torch.device) -> Trainer:
+    path = on_rank_zero(
+        lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1)
+    )
+    dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau))
+    task = SSVAETask(config)
+    trainer = Trainer(config, run, task, dataset, device)
+    on_rank_zero(lambda: _announce(trainer))
+    return trainer
+
+
+def _announce(trainer: Trainer) -> None:
+    config, ranks = trainer.config, trainer.ranks
+    parameters = sum(f.numel() for f in map(torch.Size, _shapes(trainer)))
+    say(
+        f"{config.task}: {parameters / 1e6:.2f} M parameters, {len(trainer.dataset)} samples, "
+        f"{ranks} rank{'s' if ranks > 1 else ''} on {trainer.device.type}, "
+        f"ZeRO {config.train.zero_stage}, {config.train.precision}"
+    )
+    if config.validation.shapes:
+        from threed_gen.training.validate import write_data_sheet_once  # igl, warp
+
+        write_data_sheet_once(trainer.run.root, trainer.dataset, config)
+
+
+def _shapes(trainer: Trainer) -> list[tuple[int, ...]]:
+    from threed_gen.training.master import parameter_shapes
+
+    return list(parameter_shapes(trainer.engine.module).values())
+
+
+def _resume(trainer: Trainer, run: RunDir, fresh: bool) -> None:
+    def find() -> tuple[Path | None, list[str]]:
+        found, problems = ckpt.find_newest(run.checkpoints)
+        for line in problems:
+            say(f"WARNING: walked past a damaged checkpoint: {line}")
+        if found is None and not fresh:
+            raise UserError(
+                f"{run.checkpoints}: no whole checkpoint to resume from; add --fresh to start "
+                "this run again from step 0"
+            )
+        say(f"resuming {run.root} from " + (found.path.name if found else "step 0"))
+        return found.path if found else None, problems
+
+    path, _ = on_rank_zero(find)
+    # Rank 0 has verified the files; the others only need the state.
+    if path is not None:
+        trainer.resume(ckpt.open_verified(path))
+    else:
+        trainer.roll_back()
+
+
+def environment(cluster: Cluster, device: torch.device) -> dict[str, Any]:
+    """Versions and devices, for whoever reads this run later."""
+    packages = ("torch", "deepspeed", "triton", "warp-lang", "numpy", "trimesh", "libigl",
+                "spconv-cu120", "safetensors")  # fmt: skip
+    versions: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "device": device.type,
+        "device_name": device_name or platform.machine(),
+        "cpu_threads": torch.get_num_threads(),
+        "ranks": cluster.world_size,
+        "nodes": cluster.nodes,
+        "launched_by": cluster.source,
+        "command": " ".join(sys.argv),
+    }

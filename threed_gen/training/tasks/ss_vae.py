@@ -1,0 +1,150 @@
+"""The SS-VAE's loss, watched statistics, and validation (Direct3D-S2, section 3.2).
+
+    L = λ_in·mean_in (s−ŝ)² + λ_ext·mean_ext (s−ŝ)² + λ_sharp·mean_sharp (s−ŝ)² + λ_KL·KL
+
+Each mean runs over one sample's voxels; the trainer then averages over the samples of the global
+batch. `in` are the band voxels, `ext` all other decoded voxels (targets ±1), `sharp` the band
+voxels near sharp edges; an empty set contributes 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from threed_gen.data.batch import Batch
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.models.ss_vae import SSVAE
+from threed_gen.training.randomness import sample_noise
+from threed_gen.training.run_config import LossConfig, RunConfig
+from threed_gen.training.tasks.base import ShapeResult, StepLoss
+
+TERMS: tuple[str, ...] = ("in", "ext", "sharp", "kl")
+WATCHED: tuple[str, ...] = ("latent_mean", "latent_std", "posterior_std", "active_channels")
+
+
+class SSVAEModule(nn.Module):
+    """The trained module: encode, draw, decode, and compare."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.model = SSVAE(config.model)
+        self.config = config
+
+    def forward(self, batch: Batch, step: int) -> StepLoss:
+        device = batch.target.device
+        bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            posterior = self.model.encode(batch.inputs)
+            mean = posterior.mean.feats.float()  # [L, C]
+            logvar = posterior.logvar.feats.float()
+            noise = sample_noise(
+                self.config.seed, step, "posterior", batch.positions, batch.tokens, mean.shape[1]
+            ).to(device, non_blocking=True)
+            latent = posterior.mean.replace(mean + torch.exp(0.5 * logvar) * noise)
+            decoded = self.model.decode(latent).feats.float().squeeze(1)  # [512·L]
+        terms = loss_terms(decoded, batch, mean, logvar)
+        return StepLoss(
+            weighted=terms @ loss_weights(self.config.loss).to(device),
+            terms=terms.detach(),
+            watched=_statistics(mean.detach(), logvar.detach(), batch.tokens),
+        )
+
+
+def loss_weights(config: LossConfig) -> Tensor:
+    """[4] in the order of `TERMS`."""
+    return torch.tensor([config.inside_band, config.extra, config.sharp, config.kl])
+
+
+def loss_terms(decoded: Tensor, batch: Batch, mean: Tensor, logvar: Tensor) -> Tensor:
+    """The unweighted terms of each sample.
+
+    Args:
+        decoded: ŝ [512·L] in the order of `batch.target`.
+        mean, logvar: posterior [L, C].
+
+    Returns:
+        [B, 4] in the order of `TERMS`, float32.
+    """
+    assert decoded.shape == batch.target.shape, (decoded.shape, batch.target.shape)
+    squared = (decoded - batch.target).square()
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)  # [L, C]
+    voxels = [512 * count for count in batch.tokens]
+    rows = []
+    # A handful of samples per micro-batch: a loop over contiguous slices needs no atomics (so it
+    # is deterministic on the GPU too) and reads no size back from the device.
+    for error, band, sharp, kl in zip(
+        squared.split(voxels), batch.band.split(voxels), batch.sharp.split(voxels),
+        divergence.split(batch.tokens), strict=True,
+    ):  # fmt: skip
+        rows.append(
+            torch.stack(
+                [_mean_where(error, band), _mean_where(error, ~band), _mean_where(error, sharp),
+                 kl.mean()]
+            )
+        )  # fmt: skip
+    return torch.stack(rows)
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over `mask`; 0 (with zero gradient) when the mask is empty, without a host sync."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _statistics(mean: Tensor, logvar: Tensor, tokens: list[int]) -> Tensor:
+    """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes 0.01 nats."""
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+    rows = []
+    for m, v, kl in zip(
+        mean.split(tokens), logvar.split(tokens), divergence.split(tokens), strict=True
+    ):
+        active = (kl.mean(0) > 0.01).float().sum()
+        std = m.std(unbiased=False)
+        rows.append(torch.stack([m.mean(), std, torch.exp(0.5 * v).mean(), active]))
+    return torch.stack(rows)
+
+
+class SSVAETask:
+    """Everything the trainer asks about training an SS-VAE."""
+
+    term_names = TERMS
+    watched_names = WATCHED
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def build_module(self) -> nn.Module:
+        """A fresh module with weights drawn from the run's seed."""
+        torch.manual_seed(self.config.seed)
+        return SSVAEModule(self.config)
+
+    def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`model.encoder…` → `encoder…`."""
+        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+    def warnings(self, averages: dict[str, float]) -> list[str]:
+        """Posterior collapse and its opposite, in words."""
+        lines = []
+        if averages["active_channels"] < 1 and averages["posterior_std"] > 0.9:
+            lines.append(
+                "the latents carry nothing (posterior collapse): every channel's KL is below 0.01 "
+                "nats. Lower loss.kl or train.learning_rate"
+            )
+        if averages["latent_std"] > 100 or averages["kl"] > 1000:
+            lines.append(
+                f"the latents grow without bound (std {averages['latent_std']:.3g}, KL "
+                f"{averages['kl']:.3g}). Raise loss.kl or lower train.learning_rate"
+            )
+        return lines
+
+    def validate(
+        self, weights: dict[str, Tensor], dataset: SDFDataset, indices: list[int], device: Any
+    ) -> list[ShapeResult]:
+        """Reconstruct fixed shapes with the averaged weights."""
+        from threed_gen.training.validate import validate_shapes
+
+        model = SSVAE(self.config.model)
+        model.load_state_dict(weights)
+        return validate_shapes(model.to(device).eval(), dataset, indices, self.config, device)
