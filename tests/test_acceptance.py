@@ -1,0 +1,71 @@
+"""The checkers of `.ci/run` and `make test-full` must themselves be able to fail."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import summary
+from tests.acceptance import failures
+
+GOOD: dict[str, Any] = {
+    "resolution": 32,
+    "undefined": 0,
+    "shapes": [{}] * 12,
+    "mean": {"iou": 0.92, "f@0.02": 0.93, "error_voxels": 0.15},
+    "worst": {"iou": 0.85},
+}
+
+
+def test_figures_on_the_line_pass() -> None:
+    assert failures(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("mean", "iou", 0.9199),
+        ("worst", "iou", 0.8499),
+        ("mean", "f@0.02", 0.9299),
+        ("mean", "error_voxels", 0.1501),
+        ("mean", "iou", None),
+        ("mean", "error_voxels", math.nan),
+        (None, "shapes", [{}] * 9),
+        (None, "resolution", 24),
+        (None, "undefined", 1),
+    ],
+)
+def test_each_figure_can_fail(where: str | None, key: str, value: object) -> None:
+    verdict = copy.deepcopy(GOOD)
+    (verdict if where is None else verdict[where])[key] = value
+    assert len(failures(verdict)) == 1
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.data.test_a" name="test_one" time="1.5"/>
+<testcase classname="tests.data.test_a" name="test_two" time="0.5">
+<skipped message="no GPU"/></testcase>
+<testcase classname="tests.test_b" name="test_bad" time="2"><failure message="1 != 2"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_summary_counts_and_gives_reasons(tmp_path: Path) -> None:
+    file = tmp_path / "r.xml"
+    file.write_text(JUNIT)
+    text = summary.page(summary.read(file), "abc1234", "2026-01-02")
+    assert "**1 passed, 1 failed, 1 skipped**" in text
+    assert "commit `abc1234`" in text
+    assert "`test_two`: no GPU" in text
+    assert "`test_bad`: 1 != 2" in text
+    assert "| tests/data/test_a | 1 | 0 | 1 | 2.0 |" in text
+
+
+def test_summary_of_missing_results_is_a_failure(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.xml"
+    torn.write_text(JUNIT[:80])
+    assert [case.outcome for case in summary.read(torn)] == ["failed"]
+    assert [case.outcome for case in summary.read(tmp_path / "none.xml")] == ["failed"]
