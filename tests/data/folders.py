@@ -51,7 +51,7 @@ class TestAsset:
         if self.deed == "open":
             return Mesh(boxes([(0, 1, 0, 1, 0, 1)]).vertices, boxes([(0, 1, 0, 1, 0, 1)]).faces[1:])
         if self.deed == "box":
-            return boxes([(0, 1, 0, 1, 0, 1 + len(self.id) / 10)])
+            return boxes([(0, 1, 0, 1, 0, 1 + min(len(self.id), 40) / 10)])
         return revolve([(0, 0), (0.5, 0), (0.2, 1), (0, 1)], 12)
 
 
