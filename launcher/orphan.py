@@ -2,7 +2,7 @@
 
 When the `deepspeed` command, `torchrun` or `mpirun` is killed outright, its ranks live on without
 anybody who could stop or see them, and they keep the run's lock. `watch` remembers the launchers
-among this process's ancestors at the start and checks once a second that each of them still
+among this process's ancestors at the start and checks five times a second that each of them still
 lives; when one is gone, the process leaves at once, without writing anything more.
 """
 
@@ -37,7 +37,7 @@ def launchers(proc: Path = Path("/proc")) -> list[Process]:
     return found
 
 
-def watch(exit_code: int, interval: float = 1.0, proc: Path = Path("/proc")) -> list[Process]:
+def watch(exit_code: int, interval: float = 0.2, proc: Path = Path("/proc")) -> list[Process]:
     """Start the watching thread; returns the launchers it watches (none: no thread)."""
     ancestors = launchers(proc)
     if ancestors:

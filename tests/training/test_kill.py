@@ -76,13 +76,14 @@ def strike(folder: Path, data: Path, stage: int, number: int) -> str:
         runs.wait_until(first.is_dir, process)
         if moment == "saving":
             runs.wait_until(lambda: any(checkpoints.glob(".step_*.tmp/slow_rank_*")), process)
-            time.sleep(chance.uniform(0, 1.2))
+            time.sleep(chance.uniform(0, 0.9))
         else:
             target = EVERY + chance.randrange(1, STEPS - EVERY - 4)
             runs.wait_until(lambda: len(runs.records(run)) >= target, process)
         pid = {"rank 0": ranks[0], "rank 1": ranks[1], "launcher": process.pid}[victim]
         runs.kill(pid)
         struck = time.monotonic()
+        inside_a_write = any(checkpoints.glob(".step_*.tmp"))
         survivors = [*ranks, process.pid]
         if victim == "launcher":  # its ranks have to notice by themselves
             process.wait()
@@ -95,7 +96,8 @@ def strike(folder: Path, data: Path, stage: int, number: int) -> str:
     finally:
         runs.end(process)
     if moment == "saving":
-        assert list(checkpoints.glob(".step_*.tmp")), "the kill did not fall into a write"
+        assert inside_a_write, "the kill did not fall into a write"
+        assert list(checkpoints.glob(".step_*.tmp")), "the write was finished after the kill"
     return launcher
 
 
