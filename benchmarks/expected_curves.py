@@ -31,6 +31,7 @@ from threed_gen.quickstart import Quickstart
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ss_vae" / "tiny.yaml"
 EXPECTED = ROOT / "docs" / "expected" / "ss_vae_cpu.json"
+# Chosen after seeing seven seeds: docs/training.md says what that means.
 SEEDS, EXTRA_SEEDS = (0, 1, 3, 5, 6), (2, 4)
 # A wrong `inside` bit for every voxel beyond the band.
 WRONG_SIGN = """
