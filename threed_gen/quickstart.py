@@ -23,6 +23,7 @@ import threed_gen
 from threed_gen.config import read_tree
 from threed_gen.console import say
 from threed_gen.errors import UserError, disk_errors
+from threed_gen.files import write_json
 
 SHAPES = 12
 SEED = 0
@@ -76,9 +77,7 @@ class Quickstart:
             raise UserError(f"{self.out}: holds something else; choose another --out")
         with disk_errors(self.out, "the quickstart"):
             self.out.mkdir(parents=True, exist_ok=True)
-            temporary = state.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
-            temporary.replace(state)
+        write_json(state, {"fingerprint": fingerprint})
 
     def fingerprint(self) -> str:
         """Of everything that decides the result: the config and the meshes."""
@@ -111,7 +110,7 @@ class Quickstart:
             path = self.meshes / f"{name}.ply"
             save_mesh(mesh, path)
             sizes[path.name] = path.stat().st_size
-        (self.meshes / "made.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        write_json(self.meshes / "made.json", sizes)
 
     def data_done(self) -> bool:
         from threed_gen.data.dataset import SDFDataset

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,27 +233,12 @@ def read_weights(checkpoint: Checkpoint, kind: str = "average") -> dict[str, Ten
     """
     result: dict[str, Tensor] = {}
     for path in checkpoint.rank_files:
-        for name, (offset, numel, shape), values in _pieces(path, kind):
-            full = result.setdefault(name, torch.zeros(torch.Size(shape).numel()))
-            full.narrow(0, offset, numel).copy_(values)
-            result[name] = full
-    shapes = {
-        name: shape
-        for path in checkpoint.rank_files
-        for name, (_, _, shape) in _layout(path).items()
-    }
-    return {name: tensor.view(shapes[name]) for name, tensor in result.items()}
-
-
-def _layout(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()["layout"]))
-
-
-def _pieces(path: Path, kind: str) -> Iterator[tuple[str, Any, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        for name, piece in json.loads(file.metadata()["layout"]).items():
-            yield name, piece, file.get_tensor(f"{kind}/{name}")
+        with safe_open(path, framework="pt") as file:
+            for name, (offset, numel, shape) in json.loads(file.metadata()["layout"]).items():
+                full = result.setdefault(name, torch.zeros(shape))
+                values = file.get_tensor(f"{kind}/{name}")
+                full.view(-1).narrow(0, offset, numel).copy_(values)
+    return result
 
 
 def retain(folder: Path, newest: int, best_step: int | None) -> None:

@@ -22,6 +22,7 @@ from threed_gen.files import write_atomically, write_json
 from threed_gen.training import checkpoint as ckpt
 from threed_gen.training.engine import start_process_group, stop_process_group
 from threed_gen.training.loader import set_threads
+from threed_gen.training.master import parameter_shapes
 from threed_gen.training.run_config import RunConfig, load_run_config
 from threed_gen.training.run_dir import RunDir, RunLock
 from threed_gen.training.tasks.ss_vae import SSVAETask
@@ -110,7 +111,8 @@ def _build(run: RunDir, config: RunConfig, device: torch.device) -> Trainer:
 
 def _announce(trainer: Trainer) -> None:
     config, ranks = trainer.config, trainer.ranks
-    parameters = sum(f.numel() for f in map(torch.Size, _shapes(trainer)))
+    shapes = parameter_shapes(trainer.engine.module).values()
+    parameters = sum(torch.Size(shape).numel() for shape in shapes)
     say(
         f"{config.task}: {parameters / 1e6:.2f} M parameters, {len(trainer.dataset)} samples, "
         f"{ranks} rank{'s' if ranks > 1 else ''} on {trainer.device.type}, "
@@ -120,12 +122,6 @@ def _announce(trainer: Trainer) -> None:
         from threed_gen.training.validate import write_data_sheet_once  # igl, warp
 
         write_data_sheet_once(trainer.run.root, trainer.dataset, config)
-
-
-def _shapes(trainer: Trainer) -> list[tuple[int, ...]]:
-    from threed_gen.training.master import parameter_shapes
-
-    return list(parameter_shapes(trainer.engine.module).values())
 
 
 def _resume(trainer: Trainer, run: RunDir, fresh: bool) -> None:

@@ -38,13 +38,11 @@ class SSVAEModule(nn.Module):
         bf16 = self.config.train.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             posterior = self.model.encode(batch.inputs)
-            mean = posterior.mean.feats.float()  # [L, C]
-            logvar = posterior.logvar.feats.float()
+            mean, logvar = posterior.mean.feats, posterior.logvar.feats  # [L, C], fp32
             noise = sample_noise(
                 self.config.seed, step, "posterior", batch.positions, batch.tokens, mean.shape[1]
             ).to(device, non_blocking=True)
-            latent = posterior.mean.replace(mean + torch.exp(0.5 * logvar) * noise)
-            decoded = self.model.decode(latent).feats.float().squeeze(1)  # [512·L]
+            decoded = self.model.decode(posterior.sample(noise)).feats.float().squeeze(1)  # [512·L]
         terms = loss_terms(decoded, batch, mean, logvar)
         return StepLoss(
             weighted=terms @ loss_weights(self.config.loss).to(device),
@@ -70,7 +68,7 @@ def loss_terms(decoded: Tensor, batch: Batch, mean: Tensor, logvar: Tensor) -> T
     """
     assert decoded.shape == batch.target.shape, (decoded.shape, batch.target.shape)
     squared = (decoded - batch.target).square()
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)  # [L, C]
+    divergence = _divergence(mean, logvar)
     voxels = [512 * count for count in batch.tokens]
     rows = []
     # A handful of samples per micro-batch: a loop over contiguous slices needs no atomics (so it
@@ -88,6 +86,11 @@ def loss_terms(decoded: Tensor, batch: Batch, mean: Tensor, logvar: Tensor) -> T
     return torch.stack(rows)
 
 
+def _divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL to the standard normal of each latent element, ½(μ² + σ² − 1 − log σ²). [L, C]."""
+    return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+
+
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over `mask`; 0 (with zero gradient) when the mask is empty, without a host sync."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
@@ -95,7 +98,7 @@ def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
 
 def _statistics(mean: Tensor, logvar: Tensor, tokens: list[int]) -> Tensor:
     """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes 0.01 nats."""
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+    divergence = _divergence(mean, logvar)
     rows = []
     for m, v, kl in zip(
         mean.split(tokens), logvar.split(tokens), divergence.split(tokens), strict=True
