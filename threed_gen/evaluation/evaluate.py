@@ -7,7 +7,6 @@ source mesh where there is one (what a person wanted). The last stands under "so
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from threed_gen.evaluation.metrics import (
     field_metrics,
     mesh_metrics,
 )
-from threed_gen.files import write_atomically
+from threed_gen.files import write_json
 from threed_gen.geometry.marching_cubes import extract_mesh
 from threed_gen.geometry.mesh import Mesh, boundary_edge_count
 from threed_gen.geometry.mesh_io import save_mesh
@@ -154,8 +153,7 @@ def evaluate_shapes(
         "mean": mean,
         "worst": worst,
     }
-    text = json.dumps(verdict, indent=2, allow_nan=False) + "\n"
-    write_atomically(run_dir / "evaluation.json", text.encode(), "the evaluation")
+    write_json(run_dir / "evaluation.json", verdict)
     if not quiet:
         say(evaluation_table(verdict))
     return verdict
