@@ -20,10 +20,10 @@ from typing import cast
 
 import torch
 
+from kernels.voxel_order import RASTER_TO_CANONICAL
 from threed_gen.console import table
 from threed_gen.models.ss_vae import SSVAE, SSVAEConfig
 from threed_gen.sparse.conv import Backend, SubmanifoldConv3d
-from threed_gen.sparse.ordering import RASTER_TO_CANONICAL
 from threed_gen.sparse.sparse_tensor import SparseTensor
 from threed_gen.sparse.voxel_grid import VoxelGrid
 

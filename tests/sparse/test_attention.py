@@ -52,7 +52,7 @@ def test_the_reference_by_hand() -> None:
 def test_window_tables(shift: int) -> None:
     grid = random_grid(24, [400, 0, 250])
     table = grid.windows(8, shift)
-    ids = windows_module.window_ids(grid.coords, 8, shift)
+    ids = windows_module.window_key(grid.coords, 8, shift)
     lengths = table.cu_seqlens.diff().tolist()
     runs = torch.split(ids[table.order], lengths)
     assert all(len(set(run.tolist())) == 1 for run in runs)

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
+from kernels.voxel_order import CANONICAL_OF_RASTER, canonical_key
 from tests.sparse.grids import features, full_grid, grid_of, random_grid
-from threed_gen.sparse.ordering import CANONICAL_OF_RASTER, canonical_key
 from threed_gen.sparse.voxel_grid import RASTER_TO_CANONICAL, VoxelGrid
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from threed_gen.sparse.ordering import BLOCK, BLOCK_VOXELS
+from kernels.voxel_order import BLOCK, BLOCK_VOXELS
 from threed_gen.sparse.sparse_tensor import SparseTensor
 from threed_gen.sparse.voxel_grid import VoxelGrid
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels.voxel_order import window_key
 from threed_gen.sparse.gather import gather_sum
 from threed_gen.sparse.voxel_grid import VoxelGrid
-from threed_gen.sparse.windows import Bucket, Windows, window_ids
+from threed_gen.sparse.windows import Bucket, Windows
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -39,7 +40,7 @@ def window_attention(qkv: Tensor, windows: Windows) -> Tensor:
 def window_attention_reference(qkv: Tensor, grid: VoxelGrid, size: int, shift: int) -> Tensor:
     """The definition: dense softmax over all voxels, other windows masked out. [N, H, D]."""
     q, k, v = qkv.unbind(1)
-    ids = window_ids(grid.coords, size, shift)
+    ids = window_key(grid.coords, size, shift)
     score = torch.einsum("nhd,mhd->hnm", q, k) / q.shape[-1] ** 0.5
     score = score.masked_fill(ids[:, None] != ids[None, :], float("-inf"))
     return torch.einsum("hnm,mhd->nhd", score.softmax(-1), v)

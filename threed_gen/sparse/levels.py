@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from threed_gen.sparse.ordering import MAX_RESOLUTION, canonical_key
+from kernels.voxel_order import MAX_RESOLUTION, canonical_key
 
 if TYPE_CHECKING:
     from threed_gen.sparse.voxel_grid import VoxelGrid

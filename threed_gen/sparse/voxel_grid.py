@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.sparse_conv.plan import KERNEL_VOLUME, neighbour_rows
-from threed_gen.sparse.levels import Pooling, Subdivision, pool_grid, subdivide_grid
-from threed_gen.sparse.ordering import (
+from kernels.voxel_order import (
     BLOCK,
     BLOCK_VOXELS,
     MAX_BATCH,
@@ -26,6 +25,7 @@ from threed_gen.sparse.ordering import (
     RASTER_TO_CANONICAL,
     canonical_key,
 )
+from threed_gen.sparse.levels import Pooling, Subdivision, pool_grid, subdivide_grid
 from threed_gen.sparse.windows import Windows, build_windows
 
 __all__ = ["RASTER_TO_CANONICAL", "VoxelGrid"]
@@ -36,7 +36,7 @@ T = TypeVar("T")
 class VoxelGrid:
     """Sorted, unique voxels of a batch of samples, with cached index tables.
 
-    coords: int32 [N, 4] (batch, x, y, z) in canonical order (see `ordering.py`).
+    coords: int32 [N, 4] (batch, x, y, z) in canonical order (see `kernels/voxel_order.py`).
     cu_seqlens: int32 [batch_size + 1], first row of each sample.
     seqlens: voxels of each sample, Python ints.
     Make one with `from_coords` or `from_bricks`, which check and sort.

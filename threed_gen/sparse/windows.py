@@ -1,10 +1,8 @@
 """Attention windows: which voxels attend to each other, as tables built once per grid.
 
-Window rule of Direct3D-S2: add the shift to every coordinate, divide by the window size, and let
-voxels of the same sample and quotient attend to each other. There is no cyclic wrap; windows at
-the border are just smaller. Two forms are kept: rows sorted by window with `cu_seqlens` (variable
-length attention on a GPU), and padded buckets of windows of similar size (everywhere else), which
-never need memory quadratic in the number of voxels.
+Which voxels share a window is the rule of `window_key`. Two forms are kept: rows sorted by window
+with `cu_seqlens` (variable length attention on a GPU), and padded buckets of windows of similar
+size (everywhere else), which never need memory quadratic in the number of voxels.
 """
 
 from __future__ import annotations
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from kernels.voxel_order import window_key
 
 if TYPE_CHECKING:
     from threed_gen.sparse.voxel_grid import VoxelGrid
@@ -45,21 +45,12 @@ class Windows:
     place: Tensor  # int64 [N], position of each row in `packed`
 
 
-def window_ids(coords: Tensor, size: int, shift: int) -> Tensor:
-    """One int64 per voxel [N, 4], equal exactly for voxels of the same sample and window."""
-    quotient = (coords[:, 1:].long() + shift) // size
-    key = coords[:, 0].long()
-    for axis in range(3):
-        key = (key << 16) | quotient[:, axis]
-    return key
-
-
 def build_windows(grid: VoxelGrid, size: int, shift: int) -> Windows:
     """Sort the grid's rows by window and pack the windows into padded buckets."""
     if size < 1 or not 0 <= shift < size:
         raise ValueError(f"windows: size {size} and shift {shift} need 0 <= shift < size")
     device, total = grid.device, grid.num_voxels
-    ids, order = torch.sort(window_ids(grid.coords, size, shift), stable=True)
+    ids, order = torch.sort(window_key(grid.coords, size, shift), stable=True)
     _, lengths = torch.unique_consecutive(ids, return_counts=True)
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     position = torch.arange(total, device=device)

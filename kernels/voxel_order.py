@@ -42,3 +42,16 @@ def canonical_key(coords: Tensor) -> Tensor:
     for axis in (1, 2, 3):
         key = (key << 13) | (block[:, axis] >> 3)
     return (key << 9) | CANONICAL_OF_RASTER.to(coords.device)[raster_in_block(coords)]
+
+
+def window_key(coords: Tensor, size: int, shift: int) -> Tensor:
+    """One int64 per voxel [N, 4], equal exactly for voxels of the same sample and window.
+
+    Window rule of Direct3D-S2: add the shift to every coordinate and divide by the window size.
+    There is no cyclic wrap; windows at the border are just smaller.
+    """
+    quotient = (coords[:, 1:].long() + shift) // size
+    key = coords[:, 0].long()
+    for axis in range(3):
+        key = (key << 16) | quotient[:, axis]
+    return key

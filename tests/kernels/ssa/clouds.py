@@ -1,0 +1,61 @@
+"""Voxel sets and tensors for the tests of Spatial Sparse Attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.ssa import SSAPlan, build_plan, sort_coords
+
+
+def shell(radius: float, resolution: int = 32, sample: int = 0, thickness: float = 0.9) -> Tensor:
+    """Voxels near a sphere, int32 [n, 4], sorted."""
+    axis = torch.arange(resolution) - (resolution - 1) / 2
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    near = ((x * x + y * y + z * z).sqrt() - radius).abs() < thickness
+    return of_mask(near, sample)
+
+
+def torus(major: float, minor: float, resolution: int = 32, sample: int = 0) -> Tensor:
+    axis = torch.arange(resolution) - (resolution - 1) / 2
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    ring = (x * x + y * y).sqrt() - major
+    return of_mask(((ring * ring + z * z).sqrt() - minor).abs() < 0.8, sample)
+
+
+def of_mask(mask: Tensor, sample: int = 0) -> Tensor:
+    xyz = mask.nonzero()
+    coords = torch.cat([torch.full((len(xyz), 1), sample), xyz], dim=1).int()
+    return sort_coords(coords)[0]
+
+
+def random_voxels(counts: list[int], resolution: int = 24, seed: int = 0) -> Tensor:
+    """counts[b] voxels in sample b, sorted."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for sample, count in enumerate(counts):
+        cell = torch.randperm(resolution**3, generator=generator)[:count]
+        xyz = [cell // resolution**2, cell // resolution % resolution, cell % resolution]
+        parts.append(torch.stack([torch.full_like(cell, sample), *xyz], dim=1))
+    return sort_coords(torch.cat(parts).int())[0]
+
+
+def inputs(
+    plan: SSAPlan, heads: int = 4, groups: int = 2, width: int = 16, seed: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> list[Tensor]:  # fmt: skip
+    """q, k, v, k_cmp, v_cmp and gates, all of which want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [
+        (plan.tokens, heads, width), (plan.tokens, groups, width), (plan.tokens, groups, width),
+        (plan.num_cells, groups, width), (plan.num_cells, groups, width), (plan.tokens, 3),
+    ]  # fmt: skip
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    tensors[-1] = tensors[-1].sigmoid()
+    return [t.to(dtype).requires_grad_() for t in tensors]
+
+
+def plan_of(
+    coords: Tensor, cell: int = 4, shift: int = 0, batch_size: int | None = None
+) -> SSAPlan:
+    return build_plan(coords, cell=cell, shift=shift, batch_size=batch_size)
