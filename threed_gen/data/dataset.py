@@ -6,8 +6,11 @@ is decoded, so a damaged sample is named and never trained on.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from threed_gen.data.config import FilterConfig
+from threed_gen.data.filter import NothingLeftError, filtered
 from threed_gen.data.index import INDEX_NAME, SHARDS, GridEntry, SampleEntry, ShardIndex
 from threed_gen.data.payload import CorruptSampleError, decode_payload
 from threed_gen.data.resample import check_resample, resample
@@ -20,11 +23,16 @@ class SDFDataset:
     """The samples of a folder made by `prepare`. Cheap to open; safe to use in several processes.
 
     `tau` (unit-cube units) is the truncation that `load` shall give; None takes what is stored,
-    or each resolution's default where it has to resample.
+    or each resolution's default where it has to resample. `rules` leave samples out; numbers of
+    samples, `index` and everything else here then refer to those that are left, and `left_out`
+    counts the others by rule.
     """
 
-    def __init__(self, path: Path, tau: float | None = None) -> None:
-        self.path, self.tau = path, tau
+    def __init__(
+        self, path: Path, tau: float | None = None, rules: FilterConfig | None = None
+    ) -> None:
+        self.path, self.tau, self.rules = path, tau, rules or FilterConfig()
+        self.left_out: dict[str, int] = {}
         self.index = ShardIndex.load(path)
         if not self.index.samples:
             raise UserError(f"{path / INDEX_NAME}: lists no samples; prepare some meshes")
@@ -34,6 +42,19 @@ class SDFDataset:
             if size != shard.size:
                 state = "is missing" if size is None else f"has {size} bytes, not {shard.size}"
                 raise UserError(f"{file}: {state}; {self._cure()}")
+        if self.rules != FilterConfig():
+            samples, self.left_out = filtered(self.index.samples, self.rules, path / INDEX_NAME)
+            self.index = replace(self.index, samples=samples)
+
+    def for_validation(self) -> SDFDataset:
+        """What is held out from a `train` split; itself if there is no split, or nothing in it."""
+        if self.rules.split != "train":
+            return self
+        held_out = self.rules.model_copy(update={"split": "held_out"})
+        try:
+            return SDFDataset(self.path, self.tau, held_out)
+        except NothingLeftError:
+            return self
 
     def __len__(self) -> int:
         return len(self.index.samples)

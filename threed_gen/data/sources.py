@@ -1,189 +1,130 @@
-"""Where meshes come from: a folder of files, or the endless procedural set.
+"""Where meshes come from, and what a source is called on the command line.
 
-A source lists its assets in a fixed order without reading them. Every asset knows a key (its place
-in the source), an id (unique, the file's stem where possible) and a fingerprint that is cheap to
-take, so that a second `prepare` can tell what has changed without opening a mesh.
+A front: the kinds themselves are in `source_kinds/`, one file each. docs/sources.md describes them
+for users.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-from threed_gen.data.procedural.families import LICENCE, make_mesh, shape_name
+from threed_gen.data.source_kinds.asset import Asset, Source, TryAgainError
+from threed_gen.data.source_kinds.download import DownloadPolicy
+from threed_gen.data.source_kinds.folder import FileAsset, FolderSource, unique_ids
+from threed_gen.data.source_kinds.procedural import ProceduralAsset, ProceduralSource
+from threed_gen.data.source_kinds.select import SelectedSource, Selection
+from threed_gen.data.source_kinds.tables import TABLE_SUFFIXES
+from threed_gen.data.tags import Tag
 from threed_gen.errors import UserError
-from threed_gen.files import file_sha256
-from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.mesh_io import MESH_SUFFIXES, load_mesh
 
+__all__ = [
+    "Asset",
+    "DownloadPolicy",
+    "FileAsset",
+    "FolderSource",
+    "ProceduralAsset",
+    "ProceduralSource",
+    "SelectedSource",
+    "Selection",
+    "Source",
+    "SourceOptions",
+    "Tag",
+    "TryAgainError",
+    "source_from",
+    "unique_ids",
+    "words",
+]
 
-class Asset(Protocol):
-    """One mesh of a source."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def source(self) -> str: ...  # also the key under which progress is recorded
-    @property
-    def family(self) -> str | None: ...
-    @property
-    def licence(self) -> str | None: ...
-
-    def stamp(self) -> list[int]:
-        """A cheap fingerprint; as long as it stays the same, so does the mesh."""
-        ...
-
-    def sha256(self) -> str:
-        """A fingerprint of the content itself."""
-        ...
-
-    def load(self) -> Mesh: ...
-
-
-class Source(Protocol):
-    """An ordered list of assets. `describe` is what must stay the same between runs."""
-
-    def describe(self) -> dict[str, Any]: ...
-    def __iter__(self) -> Iterator[Asset]: ...
-    def __len__(self) -> int: ...
+DEFAULT_COUNT = 120  # shapes of `procedural`
+FORMS = "a folder, a .csv or .parquet table, manifest:FILE, procedural[:COUNT[:SEED]] or objaverse:"
+OBJAVERSE_FORMS = (
+    "objaverse:all, objaverse:lvis:CATEGORY[,CATEGORY], objaverse:UIDS.txt, objaverse:TABLE.csv "
+    "or objaverse:xl:PART[:TABLE.csv] (PART: github, sketchfab, smithsonian, thingiverse)"
+)
 
 
 @dataclass(frozen=True)
-class FileAsset:
-    """A mesh file below a folder."""
+class SourceOptions:
+    """What the options of `prepare` say about its source."""
 
-    id: str
-    source: str  # path below the folder, with forward slashes
-    path: Path
-    family: str | None = None
-    licence: str | None = None
-
-    def stamp(self) -> list[int]:
-        """Size and time of the last change."""
-        status = self.path.stat()
-        return [status.st_size, status.st_mtime_ns]
-
-    def sha256(self) -> str:
-        """sha256 of the file."""
-        return file_sha256(self.path)
-
-    def load(self) -> Mesh:
-        """Read the file; MeshError if there is no usable mesh in it."""
-        return load_mesh(self.path)
+    root: Path | None = None  # of a manifest's paths; None: the manifest's folder
+    cache: Path | None = None  # where objaverse keeps tables and objects
+    objaverse_url: str | None = None  # a mirror of https://huggingface.co
+    selection: Selection = field(default_factory=Selection)
+    policy: DownloadPolicy = field(default_factory=DownloadPolicy)
 
 
-@dataclass(frozen=True)
-class ProceduralAsset:
-    """Shape number `index` of the procedural set."""
-
-    index: int
-    seed: int
-
-    @property
-    def id(self) -> str:
-        """For example `mug_0003`."""
-        return shape_name(self.index)
-
-    @property
-    def source(self) -> str:
-        """For example `procedural/mug_0003`."""
-        return f"procedural/{self.id}"
-
-    @property
-    def family(self) -> str:
-        """For example `mug`."""
-        return self.id.rsplit("_", 1)[0]
-
-    @property
-    def licence(self) -> str:
-        """Nobody's: CC0."""
-        return LICENCE
-
-    def stamp(self) -> list[int]:
-        """Number and seed say everything."""
-        return [self.index, self.seed]
-
-    def sha256(self) -> str:
-        """A hash of number and seed."""
-        return hashlib.sha256(f"{self.source} {self.seed}".encode()).hexdigest()
-
-    def load(self) -> Mesh:
-        """Build the mesh."""
-        return make_mesh(self.index, self.seed)[1]
+def source_from(text: str, options: SourceOptions | None = None) -> Source:
+    """The source that `text` names, less what the selection leaves out; UserError if none."""
+    options = options or SourceOptions()
+    source = _source(text, options)
+    if options.selection == Selection():
+        return source
+    return SelectedSource(source, options.selection)
 
 
-class FolderSource:
-    """All mesh files below a folder, in the order of their paths."""
+def words(text: str | None) -> tuple[str, ...]:
+    """`a, b` as given to an option → ("a", "b")."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            problem = "is a file, not a folder" if path.exists() else "no such folder"
-            raise UserError(f"{path}: {problem}; give the folder that holds your meshes")
-        files = sorted(
-            (file.relative_to(path).as_posix(), file)
-            for file in path.rglob("*")
-            if file.suffix.lower() in MESH_SUFFIXES and file.is_file()
+
+def _source(text: str, options: SourceOptions) -> Source:
+    kind, _, rest = text.partition(":")
+    path = Path(text)
+    if path.is_dir():
+        return FolderSource(path)
+    if kind == "manifest" and rest:
+        return _manifest(Path(rest), options)
+    if kind == "objaverse":
+        return _objaverse(rest, options)
+    if kind == "procedural":
+        return _procedural(text, rest)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return _manifest(path, options)
+    return FolderSource(path)  # which says what is wrong with it
+
+
+def _manifest(path: Path, options: SourceOptions) -> Source:
+    from threed_gen.data.source_kinds.manifest import ManifestSource
+
+    return ManifestSource(path, options.root)
+
+
+def _procedural(text: str, rest: str) -> Source:
+    form = f"{text}: expected procedural[:COUNT[:SEED]]"
+    numbers = rest.split(":") if text != "procedural" else []
+    try:
+        count, seed, *more = [*map(int, numbers), *(DEFAULT_COUNT, 0)[len(numbers) :]]
+    except ValueError as err:
+        raise UserError(f"{form} with whole numbers") from err
+    if more or count < 1 or seed < 0:
+        raise UserError(f"{form}, COUNT at least 1")
+    return ProceduralSource(count, seed)
+
+
+def _objaverse(text: str, options: SourceOptions) -> Source:
+    from threed_gen.data.source_kinds.objaverse import ObjaverseSource, ObjaverseXLSource
+    from threed_gen.data.source_kinds.objaverse_choice import read_choice
+    from threed_gen.data.source_kinds.objaverse_tables import HUGGING_FACE, V1Tables, XLTables
+
+    if options.cache is None:
+        raise UserError(
+            "objaverse needs --cache DIR, a folder with room for the objects that are downloaded"
         )
-        if not files:
-            raise UserError(
-                f"{path}: no meshes in it; it should hold {', '.join(sorted(MESH_SUFFIXES))} files"
-            )
-        ids = unique_ids([name for name, _ in files])
-        self.assets = [FileAsset(i, name, file) for i, (name, file) in zip(ids, files, strict=True)]
-
-    def describe(self) -> dict[str, Any]:
-        """Folders may be moved and may grow; only the kind has to stay."""
-        return {"kind": "folder"}
-
-    def __iter__(self) -> Iterator[FileAsset]:
-        return iter(self.assets)
-
-    def __len__(self) -> int:
-        return len(self.assets)
-
-
-class ProceduralSource:
-    """The first `count` shapes of the procedural set."""
-
-    def __init__(self, count: int, seed: int = 0) -> None:
-        if count < 1:
-            raise UserError(f"a procedural set needs at least 1 shape, got {count}")
-        self.count, self.seed = count, seed
-
-    def describe(self) -> dict[str, Any]:
-        """The set may grow, its seed may not change."""
-        return {"kind": "procedural", "seed": self.seed}
-
-    def __iter__(self) -> Iterator[ProceduralAsset]:
-        return (ProceduralAsset(index, self.seed) for index in range(self.count))
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def unique_ids(paths: list[str]) -> list[str]:
-    """An id for each relative path: the stem, or as much of the path as it takes to be unique."""
-    # A leading dot would hide the sample, or be a way out of the folder it is unpacked into.
-    ids = [re.sub(r"^\.", "_", Path(path).stem) for path in paths]
-    longer = (
-        lambda path: str(Path(path).with_suffix("")).replace("/", "__"),
-        lambda path: path.replace("/", "__"),
-        lambda path: f"{path.replace('/', '__')}-{_digest(path)}",
-    )
-    for form in longer:
-        count = Counter(name.casefold() for name in ids)  # some file systems ignore case
-        clashing = [count[name.casefold()] > 1 for name in ids]
-        ids = [
-            form(path) if clash else name
-            for name, path, clash in zip(ids, paths, clashing, strict=True)
-        ]
-    return ids
-
-
-def _digest(path: str) -> str:
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    base, policy = options.objaverse_url or HUGGING_FACE, options.policy
+    kind, _, rest = text.partition(":")
+    if kind == "xl" and rest:
+        part, _, table = rest.partition(":")
+        choice = read_choice(Path(table)) if table else None
+        return ObjaverseXLSource(XLTables(part, options.cache, base, policy), policy, choice)
+    if text == "all":
+        choice = None
+    elif kind != "lvis" and Path(text).suffix.lower() in (".txt", *TABLE_SUFFIXES):
+        choice = read_choice(Path(text))
+    elif kind != "lvis" or not words(rest):
+        raise UserError(f"objaverse:{text}: expected {OBJAVERSE_FORMS}")
+    else:
+        choice = None
+    categories = words(rest) if kind == "lvis" else ()
+    return ObjaverseSource(V1Tables(options.cache, base, policy), policy, choice, categories)

@@ -3,6 +3,10 @@
 The most repeated question about any trainer is whether one's own loss is normal. For the tiny
 config the answer is committed: the curves of five seeds, cut into equal windows, give a band
 (mean ± max(3σ, 10 % of the mean)) for the total loss and for each unweighted term.
+
+A deviation of five numbers is itself uncertain by a third: taken alone, one window in twenty would
+be too narrow by chance. So σ / mean of a window is never less than its root mean square over all
+windows of its curve.
 """
 
 from __future__ import annotations
@@ -60,15 +64,25 @@ def make_band(runs: Sequence[Curves], steps: int) -> Band:
     for name in runs[0]:
         columns = list(zip(*(run[name] for run in runs), strict=True))
         means = [math.fsum(column) / len(column) for column in columns]
-        sigmas = [
-            math.sqrt(math.fsum((v - m) ** 2 for v in column) / (len(column) - 1))
-            for column, m in zip(columns, means, strict=True)
-        ]
-        widths = [max(3 * s, 0.1 * abs(m)) for s, m in zip(sigmas, means, strict=True)]
+        spreads = _spreads([_relative_variance(c, m) for c, m in zip(columns, means, strict=True)])
+        widths = [abs(m) * max(3 * s, 0.1) for s, m in zip(spreads, means, strict=True)]
         mean[name] = means
         low[name] = [m - w for m, w in zip(means, widths, strict=True)]
         high[name] = [m + w for m, w in zip(means, widths, strict=True)]
     return Band(steps, low, high, mean)
+
+
+def _relative_variance(values: Sequence[float], mean: float) -> float:
+    """(σ / mean)² over the seeds."""
+    if mean == 0:
+        return 0.0
+    return math.fsum((v / mean - 1) ** 2 for v in values) / (len(values) - 1)
+
+
+def _spreads(variances: Sequence[float]) -> list[float]:
+    """σ / mean of every window: its own, or that of the whole curve, whichever is larger."""
+    common = math.fsum(variances) / len(variances)
+    return [math.sqrt(max(own, common)) for own in variances]
 
 
 def departures(curves: Curves, band: Band) -> list[str]:

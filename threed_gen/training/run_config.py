@@ -63,7 +63,10 @@ class TrainConfig(Config):
 
 
 class ValidationConfig(Config):
-    """The fixed validation set: the first shapes of the data set, the same at every check."""
+    """The fixed validation set: the first shapes of the data set, the same at every check.
+
+    With `data.filter.split: train` they are the first of those that are held out.
+    """
 
     shapes: int = Field(default=8, ge=0)
     surface_samples: int = Field(default=200_000, ge=1000)  # per side, for distances and F-scores
@@ -73,7 +76,8 @@ class RunConfig(Config):
     """One YAML, one run."""
 
     task: Literal["ss_vae"]
-    seed: int = 0
+    seed: int = 0  # of every draw: order, posterior noise, and the first weights
+    init_seed: int | None = None  # of the first weights alone; None: `seed`
     data: DataConfig = DataConfig()
     model: SSVAEConfig = SSVAEConfig()
     loss: LossConfig = LossConfig()

@@ -17,6 +17,7 @@ from threed_gen.config import changes, to_yaml
 from threed_gen.console import say
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.embedded import ensure_prepared
+from threed_gen.data.filter import told
 from threed_gen.errors import UserError
 from threed_gen.files import write_atomically, write_json
 from threed_gen.training import checkpoint as ckpt
@@ -102,7 +103,7 @@ def _build(run: RunDir, config: RunConfig, device: torch.device) -> Trainer:
     path = on_rank_zero(
         lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1)
     )
-    dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau))
+    dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau, config.data.filter))
     task = SSVAETask(config)
     trainer = Trainer(config, run, task, dataset, device)
     on_rank_zero(lambda: _announce(trainer))
@@ -118,6 +119,13 @@ def _announce(trainer: Trainer) -> None:
         f"{ranks} rank{'s' if ranks > 1 else ''} on {trainer.device.type}, "
         f"ZeRO {config.train.zero_stage}, {config.train.precision}"
     )
+    if trainer.dataset.left_out:
+        say(f"  data.filter leaves out: {told(trainer.dataset.left_out)}")
+    if config.data.filter.split == "train":
+        if trainer.validation_set is trainer.dataset:
+            say("  no sample is held out: validation looks at samples that are trained on")
+        else:
+            say(f"  {len(trainer.validation_set)} held-out samples, for validation")
     if config.validation.shapes:
         from threed_gen.training.validate import write_data_sheet_once  # igl, warp
 

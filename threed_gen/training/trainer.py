@@ -32,6 +32,7 @@ class Trainer:
         self, config: RunConfig, run: RunDir, task: Task, dataset: SDFDataset, device: torch.device
     ) -> None:
         self.config, self.run, self.task, self.dataset = config, run, task, dataset
+        self.validation_set = dataset.for_validation()
         self.device, self.rank, self.ranks = device, dist.get_rank(), dist.get_world_size()
         self.engine = start_engine(task.build_module(), config.train, device)
         self.master = MasterState(self.engine, config.train.zero_stage)
@@ -201,12 +202,13 @@ class Trainer:
         self.monitor.warn(record["step"], self.task.warnings(self.monitor.averages))
 
     def _validate(self, step: int) -> None:
-        count = min(self.config.validation.shapes, len(self.dataset))
+        count = min(self.config.validation.shapes, len(self.validation_set))
         if count == 0:
             return
         weights = self.task.weights_of(self.master.gather(self.ema.averages))
         own = list(range(count))[self.rank :: self.ranks]
-        parts = on_every_rank(lambda: self.task.validate(weights, self.dataset, own, self.device))
+        dataset = self.validation_set
+        parts = on_every_rank(lambda: self.task.validate(weights, dataset, own, self.device))
         shapes = sorted((shape for part in parts for shape in part), key=lambda one: one.index)
         if self.monitor is not None:
             from threed_gen.training.validate import summarize_results, write_pictures  # igl, warp

@@ -87,6 +87,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Reconstruct every sample of a run's data set and write evaluation.json and the meshes.
 
+    A run on a `train` split is measured on the samples that were held out.
+
     Args:
         weights: "ema" (the moving average) or "model" (the raw weights).
         meshes: the folder that was prepared; with it, metrics against the source meshes stand
@@ -95,7 +97,8 @@ def evaluate_run(
         quiet: print no table.
     """
     loaded = load_run(run, weights)
-    dataset = SDFDataset(loaded.data, loaded.config.data.tau)
+    data = loaded.config.data
+    dataset = SDFDataset(loaded.data, data.tau, data.filter).for_validation()
     resolution = max(loaded.config.data.resolutions)
     count = len(dataset) if limit is None else min(limit, len(dataset))
 

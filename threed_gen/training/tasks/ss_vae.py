@@ -119,8 +119,9 @@ class SSVAETask:
         self.config = config
 
     def build_module(self) -> nn.Module:
-        """A fresh module with weights drawn from the run's seed."""
-        torch.manual_seed(self.config.seed)
+        """A fresh module, its weights drawn from `init_seed`, or else from the run's seed."""
+        seed = self.config.init_seed
+        torch.manual_seed(self.config.seed if seed is None else seed)
         return SSVAEModule(self.config)
 
     def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""The kinds of sources that `prepare` reads: folder, procedural, manifest, objaverse."""
