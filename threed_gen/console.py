@@ -50,7 +50,7 @@ class Progress:
         self._note = note or self._note
         if self._bar is not None:
             if note:
-                self._bar.set_postfix_str(note, refresh=False)
+                self._bar.set_postfix_str(printable(note), refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
             self._last = time.monotonic()
@@ -59,7 +59,7 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a full line without tearing the bar."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(printable(text), file=sys.stderr)
         else:
             say(text)
 
@@ -86,7 +86,15 @@ def progress(items: Sequence[T], label: str, unit: str = "it") -> Iterator[T]:
 
 def say(text: str) -> None:
     """One line for the person watching (stderr, so that stdout stays for results)."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with whatever would move a terminal's cursor spelt out (names of files hold anything).
+
+    Line ends stay.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
