@@ -171,14 +171,6 @@ def test_no_bricks_and_no_crossing() -> None:
         assert not is_watertight(mesh)
 
 
-def test_plate_thinner_than_a_voxel_leaves_nothing() -> None:
-    # Its faces lie between two layers of voxel centres: no voxel is inside.
-    sdf = build_sparse_sdf(box((0, 0, 0), (1, 1, 0.005)), 64)
-    assert sdf.num_voxels
-    assert not sdf.inside.any()
-    assert len(extract_mesh(sdf).faces) == 0
-
-
 def test_one_brick() -> None:
     d = np.linalg.norm(raster_offsets() - 3.5, axis=1) - 2.2
     sdf = sparse_field(np.array([[3, 0, 3]]), (d / 4)[None], 32)

@@ -19,6 +19,7 @@ from threed_gen.errors import UserError
 from threed_gen.geometry.frame import unit_frame
 from threed_gen.geometry.mesh import Mesh, MeshError
 from threed_gen.geometry.narrow_band import build_sparse_sdf
+from threed_gen.geometry.sheets import SHEET_VOXELS
 from threed_gen.geometry.sparse_sdf import SparseSDF, default_tau, raster_offsets, voxel_centres
 
 
@@ -107,7 +108,7 @@ def test_same_bits_on_every_run() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = box()
     whole = build_sparse_sdf(mesh, 64)
-    monkeypatch.setattr("threed_gen.geometry.narrow_band._CHUNK_BRICKS", 7)
+    monkeypatch.setattr("threed_gen.geometry.narrow_band.CHUNK_BRICKS", 7)
     pieces = build_sparse_sdf(mesh, 64)
     for name in ("bricks", "sdf", "band", "sharp"):
         assert getattr(whole, name).tobytes() == getattr(pieces, name).tobytes()
@@ -151,11 +152,15 @@ def test_default_tau() -> None:
     assert default_tau(1024) == 4 / 1024
 
 
-def test_open_mesh_is_refused_with_its_edge_count() -> None:
-    opened = Mesh(box().vertices, box().faces[:-1])
-    with pytest.raises(MeshError, match="3 boundary edges") as caught:
-        build_sparse_sdf(opened, 32)
-    assert caught.value.reason == "not_closed"
+def test_policies_for_an_open_mesh() -> None:
+    opened = Mesh(box().vertices, box().faces[:-2])  # a box without its lid
+    shell, capped = (build_sparse_sdf(opened, 48, policy=p) for p in ("shell", "cap"))
+    middle = np.abs(mesh_positions(shell) - 0.5).max(axis=-1) < 0.4
+    assert not shell.inside[middle].any()
+    exact = box_distance(mesh_positions(capped), (0, 0, 0), (1, 1, 1))
+    check_against(capped, exact, 1e-6)
+    small = build_sparse_sdf(opened, 48, cap_extent=1.0)
+    np.testing.assert_array_equal(small.sdf, capped.sdf)
 
 
 def test_no_faces_and_no_extent() -> None:
@@ -171,16 +176,18 @@ def test_no_faces_and_no_extent() -> None:
 
 
 def test_coarse_to_fine_loses_no_thin_part() -> None:
-    # A needle and a plate far thinner than any cell of the search.
+    # A needle and a plate far thinner than any cell of the search: both become shells.
     needle = box((0, 0, 0), (1, 1e-3, 1e-3))
     plate = box((0, 0.5, 0.2), (1, 1.0, 0.2 + 1e-4))
     mesh = join(needle, plate)
     sdf = build_sparse_sdf(mesh, 128)
-    assert len(brute_force_near(mesh, sdf)) == sdf.num_voxels
+    # The border of the grid closes a shell, and does not count.
+    border = ((sdf.coords == 0) | (sdf.coords == 127)).any(axis=1)
+    assert len(brute_force_near(mesh, sdf)) == np.count_nonzero(~border)
 
 
 def brute_force_near(mesh: Mesh, sdf: SparseSDF) -> np.ndarray:
-    """Voxels of the whole grid nearer than tau, from libigl."""
+    """Voxels of the whole grid nearer than tau to the shells, from libigl."""
     import igl
 
     unit, _, _ = unit_frame(mesh)
@@ -188,7 +195,9 @@ def brute_force_near(mesh: Mesh, sdf: SparseSDF) -> np.ndarray:
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     centres = voxel_centres(grid, sdf.resolution)
     squared = igl.point_mesh_squared_distance(centres, unit.vertices, unit.faces)[0]
-    return grid[(np.sqrt(squared) / sdf.tau).astype(np.float32) < 1]
+    s = ((np.sqrt(squared) - SHEET_VOXELS / sdf.resolution) / sdf.tau).astype(np.float32)
+    inner = ((grid > 0) & (grid < sdf.resolution - 1)).all(axis=1)
+    return grid[inner & (np.abs(s) < 1)]
 
 
 def test_raster_order_is_x_y_z() -> None:

@@ -16,11 +16,11 @@ from tests.geometry.shapes import (
     sphere_distance,
     torus,
 )
-from threed_gen.geometry.connectivity import is_consistent
-from threed_gen.geometry.mesh import Mesh, MeshError, merge_by_position
+from threed_gen.geometry.mesh import Mesh, merge_by_position
 from threed_gen.geometry.narrow_band import build_sparse_sdf
-from threed_gen.geometry.orientation import oriented_shells
+from threed_gen.geometry.repair import repair
 from threed_gen.geometry.scanline import column_crossings
+from threed_gen.geometry.signs import InsideTest
 from threed_gen.geometry.sparse_sdf import SparseSDF
 
 BALL = icosphere(0.6, 3)
@@ -48,13 +48,10 @@ def test_inside_out(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["as is", "all inverted"])
-def test_cavity(whole: bool) -> None:
+def test_a_hollow_is_filled(whole: bool) -> None:
     mesh = join(BALL, inverted(SMALL), TINY)  # a ball in a hole in a ball
     sdf = build_sparse_sdf(inverted(mesh) if whole else mesh, 64)
-    r = np.linalg.norm(mesh_positions(sdf), axis=-1)
-    sure = (np.abs(r - 0.6) > 0.01) & (np.abs(r - 0.3) > 0.01) & (np.abs(r - 0.12) > 0.01)
-    expected = ((r < 0.6) & (r > 0.3)) | (r < 0.12)
-    np.testing.assert_array_equal(sdf.inside[sure], expected[sure])
+    np.testing.assert_array_equal(sdf.sdf, build_sparse_sdf(BALL, 64).sdf)
 
 
 def test_solid_inside_a_solid_stays_filled() -> None:
@@ -64,11 +61,9 @@ def test_solid_inside_a_solid_stays_filled() -> None:
     assert (sdf.sdf[r < 0.58] < 0).all()
 
 
-def test_nested_shells_without_a_clear_winding_are_hollow() -> None:
+def test_nested_shells_without_a_clear_winding_are_filled() -> None:
     sdf = build_sparse_sdf(join(flipped(BALL, 0.5, 1), flipped(SMALL, 0.5, 2)), 64)
-    r = np.linalg.norm(mesh_positions(sdf), axis=-1)
-    assert not sdf.inside[r < 0.29].any()
-    assert sdf.inside[(r > 0.31) & (r < 0.58)].all()
+    np.testing.assert_array_equal(sdf.sdf, build_sparse_sdf(BALL, 64).sdf)
 
 
 @pytest.mark.parametrize("second", [BALL, inverted(BALL)], ids=["alike", "one inverted"])
@@ -95,12 +90,14 @@ def test_glued_boxes_lose_the_wall_between_them() -> None:
     assert_inside(sdf, d < 0, d)
 
 
-def test_double_sheets_beside_a_solid_are_refused() -> None:
-    # Half of the file would silently be lost if the pairs of faces just went.
+def test_double_sheet_beside_a_solid_becomes_a_shell() -> None:
+    # Nothing of the file is lost: the fin is drawn from both sides, and is one sheet.
     fin = Mesh(np.array([[1, 0, 0], [1, 1, 0], [2, 0, 0.5]]), np.array([[0, 1, 2], [0, 2, 1]]))
-    with pytest.raises(MeshError, match="not closed") as caught:
-        build_sparse_sdf(merge_by_position(join(box(), fin)), 32)
-    assert caught.value.reason == "not_closed"
+    sdf = build_sparse_sdf(merge_by_position(join(box(), fin)), 48)
+    p = mesh_positions(sdf)
+    on_fin = (np.abs(p - np.array([1.5, 0.25, 0.25])) < 0.5 * sdf.scale / 48).all(axis=-1)
+    assert on_fin.any()
+    assert sdf.inside[on_fin].all()
 
 
 def test_boxes_that_share_an_edge() -> None:
@@ -135,29 +132,38 @@ def moebius_prism() -> Mesh:
 
 def test_unorientable_surface_falls_back_to_parity() -> None:
     mesh = moebius_prism()
-    shells = oriented_shells(mesh)
-    assert [s.orientable for s in shells] == [False]
+    surface = repair(mesh)
+    assert surface.closed.tolist() == [True]
+    assert surface.orientable.tolist() == [False]
     sdf = build_sparse_sdf(mesh, 48)
     sdf.validate()
     assert sdf.inside.any()
+    # An independent count: crossings of a ray along x, by the sign of areas in the y-z plane.
+    p = mesh_positions(sdf).reshape(-1, 3)
+    picked = p[np.random.default_rng(0).choice(len(p), 400, replace=False)]
+    a, b, c = np.moveaxis(mesh.triangles[None, :, :, 1:] - picked[:, None, None, 1:], 2, 0)
+
+    def turn(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+    share = np.stack([turn(b, c), turn(c, a), turn(a, b)], axis=-1)
+    hit = (share > 0).all(axis=-1) | (share < 0).all(axis=-1)
+    total = np.where(hit, share.sum(axis=-1), 1)
+    x = np.einsum("nfk,fk->nf", share, mesh.triangles[..., 0]) / total
+    odd = np.count_nonzero(hit & (x > picked[:, :1]), axis=1) % 2 == 1
+    rows = np.random.default_rng(0).choice(len(p), 400, replace=False)
+    flood = sdf.inside.reshape(-1)[rows] & ~odd  # what the bottle encloses without a crossing
+    assert not (odd & ~sdf.inside.reshape(-1)[rows]).any()
+    assert flood.mean() < 0.5
 
 
-def test_shells_are_consistent_and_outward() -> None:
-    from threed_gen.geometry.frame import unit_frame
-
-    mesh = unit_frame(join(flipped(BALL, 0.3), Mesh(SMALL.vertices + 2, SMALL.faces[:, ::-1])))[0]
-    shells = oriented_shells(mesh)
-    assert len(shells) == 2
-    assert all(is_consistent(s.faces) and s.part == 1 for s in shells)
-    assert shells[0].vote == pytest.approx(0.4, abs=0.1)
-    assert shells[1].vote == pytest.approx(-1.0)
-
-
-def test_double_sheet_encloses_nothing() -> None:
-    sheet = Mesh(np.eye(3), np.array([[0, 1, 2], [0, 2, 1]]))
-    with pytest.raises(MeshError) as caught:
-        oriented_shells(sheet)
-    assert caught.value.reason == "not_closed"
+def test_patches_add_up() -> None:
+    moved = Mesh(BALL.vertices + np.array([0.5, 0, 0]), BALL.faces)
+    surface = repair(join(BALL, inverted(moved)))
+    p = np.array([[-0.3, 0, 0], [0.25, 0, 0], [0.8, 0, 0], [1.4, 0, 0]])
+    unit = (p - np.array(surface.offset)) / surface.scale
+    voxel = np.floor(unit * 64).astype(np.int64)
+    assert InsideTest(surface, 64).winding(voxel).tolist() == [1, 2, 1, 0]
 
 
 def test_rays_through_vertices_and_edges() -> None:

@@ -1,9 +1,8 @@
-"""Takes out faces that a file holds more than once, and refuses surfaces that enclose nothing.
+"""Takes out faces that a file holds more than once, in either winding.
 
-Two innocent causes of duplicates are told apart. A surface doubled with both windings keeps one
-copy of each face. Two solids glued together share a wall of two faces each; there both go, because
-the wall lies inside the union. A third cause is not innocent: a thin sheet drawn from both sides
-has no inside, and the mesh is refused as not closed.
+One copy of each stays, with one exception: two solids glued together share a wall of two faces
+each, and there both go, because the wall lies inside the union. It is told by two signs: without
+its doubled faces the part is closed, and the wall lies inside what is left.
 """
 
 from __future__ import annotations
@@ -12,58 +11,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threed_gen.geometry.connectivity import component_labels, edge_ids
-from threed_gen.geometry.enclosure import EnclosedVolume
-from threed_gen.geometry.mesh import Mesh, MeshError
+from threed_gen.geometry.enclosure import contains
 
-_SAMPLES = 64  # cancelled faces that are asked whether they lie inside the union
+_SAMPLES = 64  # faces of a wall that are asked whether they lie inside
 
 
-def without_duplicates(mesh: Mesh) -> NDArray[np.int64]:
-    """Faces [F, 3] of the closed surface, in their first order.
-
-    Raises MeshError `not_closed`, naming the number of boundary edges.
-    """
-    faces = mesh.faces
+def without_duplicates(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Faces [F, 3] without copies, in their first order. `vertices` in the unit cube."""
     _, first, copies = np.unique(
         np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True
     )
-    order = np.argsort(first)
-    first, copies = first[order], copies[order]
-    _demand_closed(faces)
     if len(first) == len(faces):
         return faces
-    once = faces[first]
-    edge = edge_ids(once)
-    odd_edges = np.bincount(edge) % 2 == 1
-    if not odd_edges.any():
-        return once
-    component = component_labels(once)
-    at_odd = np.unique(component[np.flatnonzero(odd_edges[edge]) % len(once)])
-    # A closed surface stays closed when faces are taken away in pairs.
-    cancelled = np.isin(component, at_odd) & (copies % 2 == 0)
-    result = once[~cancelled]
-    if not _all_inside(mesh.vertices, result, once[cancelled]):
-        raise _not_closed(int(odd_edges.sum()))
-    _demand_closed(result)
-    return result
+    order = np.argsort(first)
+    once, doubled = faces[first[order]], copies[order] > 1
+    part = component_labels(once)
+    rows = np.flatnonzero(doubled & _closed_without(once, part, doubled)[part])
+    wall = component_labels(once[rows])  # several walls, or fins, of one part decide for themselves
+    gone = np.zeros(len(once), dtype=bool)
+    for members in np.split(rows[np.argsort(wall, kind="stable")], np.cumsum(np.bincount(wall))):
+        if len(members) == 0:
+            continue
+        outer = once[(part == part[members[0]]) & ~doubled]
+        spread = np.linspace(0, len(members) - 1, min(_SAMPLES, len(members))).astype(np.int64)
+        middles = vertices[once[members[spread]]].mean(axis=1)
+        gone[members] = contains(vertices[outer], middles).all()
+    return once[~gone]
 
 
-def _demand_closed(faces: NDArray[np.int64]) -> None:
-    odd = int(np.count_nonzero(np.bincount(edge_ids(faces)) % 2))
-    if odd:
-        raise _not_closed(odd)
+def _closed_without(
+    faces: NDArray[np.int64], part: NDArray[np.int64], doubled: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Parts that are open, and closed and not empty without their doubled faces, bool [P]."""
+    edge = edge_ids(faces)
+    of_edge = np.empty(int(edge.max(initial=-1)) + 1, np.int64)
+    of_edge[edge] = np.tile(part, 3)
+    count = int(part.max(initial=-1)) + 1
 
+    def is_open(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        uses = np.bincount(edge[np.tile(chosen, 3)], minlength=len(of_edge))
+        return np.bincount(of_edge[uses % 2 == 1], minlength=count) > 0
 
-def _not_closed(count: int) -> MeshError:
-    return MeshError(f"the mesh is not closed: {count} boundary edges", "not_closed")
-
-
-def _all_inside(
-    vertices: NDArray[np.float64], surface: NDArray[np.int64], faces: NDArray[np.int64]
-) -> bool:
-    """True when the middles of (up to 64 of) the faces lie inside the closed surface."""
-    if len(surface) == 0:
-        return False
-    volume = EnclosedVolume(vertices[surface], orientable=False)
-    some = faces[np.linspace(0, len(faces) - 1, min(_SAMPLES, len(faces))).astype(np.int64)]
-    return all(volume.contains(point) for point in vertices[some].mean(axis=1))
+    left = np.bincount(part[~doubled], minlength=count) > 0
+    return is_open(np.ones(len(faces), dtype=bool)) & ~is_open(~doubled) & left

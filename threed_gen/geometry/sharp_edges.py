@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from threed_gen.geometry.brick_grid import VoxelSet
 from threed_gen.geometry.distance import TriangleDistance
 from threed_gen.geometry.mesh import Mesh, face_normals, half_edges
 from threed_gen.geometry.sparse_sdf import BRICK, raster_offsets, voxel_centres
@@ -21,12 +22,20 @@ NEAR_VOXELS = 2.0
 class SharpEdges:
     """The sharp edges of one mesh, ready to be asked for the voxels near them."""
 
-    def __init__(self, mesh: Mesh, angle_degrees: float, device: str | None = None) -> None:
-        """`mesh` in the unit cube; `angle_degrees` in (0, 180]."""
+    def __init__(
+        self,
+        mesh: Mesh,
+        angle_degrees: float,
+        device: str | None = None,
+        deep: VoxelSet | None = None,
+    ) -> None:
+        """`mesh` in the unit cube; `angle_degrees` in (0, 180]; edges in `deep` do not count."""
         self.edges = sharp_edges(mesh, angle_degrees)  # [E, 2]
         self._distance: TriangleDistance | None = None
-        if len(self.edges):
-            ends = mesh.vertices[self.edges]
+        ends = mesh.vertices[self.edges]
+        if deep is not None:
+            ends = _outside_of(deep, ends)
+        if len(ends):
             self._distance = TriangleDistance(ends[:, [0, 1, 1]], device)
 
     def near(
@@ -50,6 +59,20 @@ class SharpEdges:
         distance, _ = self._distance.of_points(voxel_centres(xyz, resolution), reach * (1 + 1e-9))
         sharp[brick, voxel] = np.isfinite(distance)
         return sharp
+
+
+def _outside_of(deep: VoxelSet, ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The parts of segments [E, 2, 3] that do not lie in `deep`, cut about once per voxel."""
+    resolution = deep.grid.resolution
+    length = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1)
+    parts = np.maximum(np.ceil(length * resolution), 1).astype(np.int64)
+    edge = np.repeat(np.arange(len(ends)), parts)
+    first = (np.arange(len(edge)) - (np.cumsum(parts) - parts)[edge]) / parts[edge]
+    start, way = ends[edge, 0], ends[edge, 1] - ends[edge, 0]
+    cut = np.stack([start + way * (first + k / parts[edge])[:, None] for k in (0, 1)], axis=1)
+    hidden = deep.at(np.floor(cut.mean(axis=1) * resolution).astype(np.int64))
+    touched = np.bincount(edge, weights=hidden, minlength=len(ends)) > 0
+    return np.concatenate([ends[~touched], cut[touched[edge] & ~hidden]])
 
 
 def sharp_edges(mesh: Mesh, angle_degrees: float) -> NDArray[np.int64]:

@@ -1,45 +1,85 @@
-"""Inside or outside, for any voxel of the grid: the sign rule for closed meshes.
+"""Inside or outside, for any voxel of the grid, as far as closed patches tell.
 
-The rule: add up the winding numbers of all shells, solids counting +1 and cavities -1 (see
-orientation.py); a voxel is inside when the sum is at least 1. The numbers are integers by
-construction (see scanline.py), so the sign changes only across real faces and the extracted
-surface is watertight.
+A closed patch is wound outwards. Its winding number at a voxel is an integer by construction (see
+scanline.py), and a voxel is inside when the numbers of all closed patches add up to at least 1: so
+overlapping parts unite. A closed patch that no winding can make consistent (a Klein bottle) counts
+1 where a ray crosses it an odd number of times.
 
-Faces buried inside another solid still count as surface for the distance; the sign ignores them.
+What the report says about the rest: sheets.py thickens open patches, flood.py finds what they
+enclose, interior.py drops what nobody can see.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from threed_gen.geometry.orientation import Shell
+from threed_gen.geometry.brick_grid import BrickGrid, VoxelSet
+from threed_gen.geometry.candidates import CHUNK_BRICKS
 from threed_gen.geometry.scanline import ColumnCrossings, column_crossings
+from threed_gen.geometry.sparse_sdf import BRICK, BRICK_VOXELS, raster_offsets
+from threed_gen.geometry.surface import Surface
+
+
+@dataclass(frozen=True)
+class SignReport:
+    """How the signs of one field came about. Shares of area: of all faces after repair."""
+
+    sheet_share: float = 0.0  # area of faces with the outside on both sides: thickened
+    thin_share: float = 0.0  # area of closed walls that no voxel sees; sheets, where not enclosed
+    interior_share: float = 0.0  # area of faces with the inside on both sides: dropped
+    enclosed_share: float = 0.0  # voxels near faces that are inside only because nothing leads in
+    enclosed_pieces: int = 0  # separate spaces that nothing leads to
+
+    def with_shares(self, sheet: float, interior: float) -> SignReport:
+        """The same report once the faces are sorted."""
+        return replace(self, sheet_share=sheet, interior_share=interior)
 
 
 class InsideTest:
-    """Answers `inside` for voxels of an R^3 grid, prepared once per mesh and resolution."""
+    """Answers for voxels of an R^3 grid, prepared once per surface and resolution."""
 
-    def __init__(self, vertices: NDArray[np.float64], shells: list[Shell], resolution: int) -> None:
-        """`vertices` float64 [V, 3] in the unit cube; `shells` from `oriented_shells`."""
-        oriented = [s for s in shells if s.orientable]
+    def __init__(self, surface: Surface, resolution: int) -> None:
+        self.resolution = resolution
+        corners = surface.vertices[surface.faces]
+        wound = (surface.closed & surface.orientable)[surface.patch]
         self._oriented: ColumnCrossings | None = None
-        if oriented:
-            faces = np.concatenate([s.faces for s in oriented])
-            weights = np.repeat([s.part for s in oriented], [len(s.faces) for s in oriented])
-            self._oriented = column_crossings(vertices[faces], weights, resolution)
+        if wound.any():
+            ones = np.ones(np.count_nonzero(wound), dtype=np.int32)
+            self._oriented = column_crossings(corners[wound], ones, resolution)
         self._even_odd = [
-            (s.part, column_crossings(vertices[s.faces], None, resolution))
-            for s in shells
-            if not s.orientable
+            column_crossings(corners[surface.patch == patch], None, resolution)
+            for patch in np.flatnonzero(surface.closed & ~surface.orientable)
         ]
 
-    def __call__(self, xyz: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """True for voxels [..., 3] whose centre lies inside the solid."""
+    def winding(self, xyz: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Sum of the winding numbers of all closed patches at voxels [..., 3]."""
         total = np.zeros(xyz.shape[:-1], dtype=np.int32)
         if self._oriented is not None:
             total += self._oriented.winding(xyz)
-        for part, crossings in self._even_odd:
-            total += part * (crossings.winding(xyz) % 2)
-        inside: NDArray[np.bool_] = total >= 1
+        for crossings in self._even_odd:
+            total += crossings.winding(xyz) % 2
+        return total
+
+    def __call__(self, xyz: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """True for voxels [..., 3] whose centre lies inside a closed patch."""
+        inside: NDArray[np.bool_] = self.winding(xyz) >= 1
         return inside
+
+    def on_grid(self, grid: BrickGrid) -> tuple[VoxelSet, bool]:
+        """All voxels inside closed patches, and whether patches overlap anywhere.
+
+        Bricks that are not listed must be crossed by no face of a closed patch.
+        """
+        bits = np.zeros((len(grid.bricks), BRICK_VOXELS), dtype=bool)
+        deepest = 0
+        for start in range(0, len(bits), CHUNK_BRICKS):
+            bricks = grid.bricks[start : start + CHUNK_BRICKS]
+            winding = self.winding(bricks[:, None, :] * np.int32(BRICK) + raster_offsets()[None])
+            bits[start : start + CHUNK_BRICKS] = winding >= 1
+            deepest = max(deepest, int(winding.max()))
+        cell = np.stack(np.unravel_index(np.arange(grid.rows.size), grid.rows.shape), axis=-1)
+        cells = self(cell * BRICK + BRICK // 2).reshape(grid.rows.shape)
+        return VoxelSet(grid, bits, cells & (grid.rows < 0)), deepest > 1
