@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -148,37 +149,8 @@ def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _prepare(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "prepare",
-        "turn meshes into shards of sparse signed distance fields",
-        "threed-gen prepare meshes/ data/ --resolution 64 128 --workers 8\n"
-        "  threed-gen prepare procedural:1000:7 data/ --resolution 64",
-        SAME_AGAIN,
-    )
-    parser.add_argument(
-        "source",
-        metavar="SRC",
-        help="a folder of meshes (.glb .gltf .obj .ply .stl .off, searched deeply), or "
-        "procedural[:COUNT[:SEED]] (default 120 shapes, seed 0)",
-    )
-    parser.add_argument("out", metavar="OUT", type=Path, help="where shards/ and the index go")
-    parser.add_argument(
-        "--resolution", metavar="R", type=int, nargs="+", required=True, help="multiples of 8"
-    )
-    parser.add_argument(
-        "--workers", metavar="N", type=int, default=1, help="processes (default: 1)"
-    )
-    parser.add_argument(
-        "--tau",
-        metavar="T",
-        type=float,
-        help="truncation distance in units of the unit cube "
-        "(default 4/R below 256, 1/128 for 256 to 512, 4/1024 at 1024)",
-    )
-    parser.add_argument(
-        "--values", choices=("int8", "fp16"), default="int8", help="precision of stored distances"
-    )
+    summary = "turn meshes into shards of sparse signed distance fields"
+    add_prepare_options(_command(commands, "prepare", summary, EXAMPLES, SAME_AGAIN))
 
 
 def _inspect(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -265,10 +237,12 @@ def _report(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
         "report",
-        "write RUN/report.html: curves, numbers and 3D shapes in one offline file",
-        "threed-gen report runs/first",
+        "write report.html: curves, numbers and 3D shapes in one offline file",
+        "threed-gen report runs/first\n  threed-gen report data/",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument(
+        "run", metavar="RUN|DATA", type=Path, help="run directory, or a folder of prepared data"
+    )
 
 
 def _quickstart(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -276,11 +250,11 @@ def _quickstart(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "quickstart",
         "the whole way once: meshes, shards, training, evaluation, report",
-        "threed-gen quickstart\n  threed-gen quickstart --meshes my_closed_meshes/",
+        "threed-gen quickstart\n  threed-gen quickstart --meshes my_meshes/",
         SAME_AGAIN,
     )
     parser.add_argument(
-        "--meshes", metavar="DIR", type=Path, help="your own closed meshes (default: 12 made here)"
+        "--meshes", metavar="DIR", type=Path, help="your own meshes (default: 12 made here)"
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs/quickstart"), help="%(default)s"

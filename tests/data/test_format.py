@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 from contextlib import redirect_stdout
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.folders import procedural
+from tests.data.folders import ListSource, TestAsset, procedural
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.prepare import prepare
 
@@ -59,8 +60,6 @@ def test_shards_are_ordinary_tars(tmp_path: Path) -> None:
 
 
 def test_names_in_any_alphabet_and_length(tmp_path: Path) -> None:
-    from tests.data.folders import ListSource, TestAsset
-
     names = ["стул", "x" * 180, "a b'c\"d"]
     assets = ListSource(*(TestAsset(name) for name in names))
     prepare(assets, tmp_path, [16], workers=0)
@@ -70,3 +69,25 @@ def test_names_in_any_alphabet_and_length(tmp_path: Path) -> None:
         dataset.load(i, 16)
     with tarfile.open(tmp_path / "shards" / "shard-000000.tar") as tar:
         assert [member.name.split("/")[0] for member in tar] == names
+
+
+def test_every_column_is_described(tmp_path: Path) -> None:
+    """Those of the index, of the rejects and of the ledger, and no others."""
+    assets = ListSource(TestAsset("box"), TestAsset("flat", "flat"))
+    prepare(assets, tmp_path, [16], workers=0)
+    head, table, row = map(json.loads, (tmp_path / "index.jsonl").read_text().splitlines())
+    index, ledger = DOCUMENT.read_text(encoding="utf-8").split("## Ledgers")
+    index = index[: index.index("## Shard")].partition("# ")[2] + index[index.index("## Index") :]
+    info, grid = row["info"], row["grids"]["16"]
+    columns = [*head, *table, *row, *grid, *info, *info["grids"]["16"]]
+    columns += info["grids"]["16"]["fidelity"]
+    (reject,) = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
+    columns += reject
+    assert [name for name in columns if f"`{name}`" not in index] == []
+    ledger = ledger[: ledger.index("## ")]
+    lines = (tmp_path / "work" / "ledger.0-of-1.jsonl").read_text().splitlines()
+    outcome = json.loads(lines[0].partition(" ")[2])
+    columns = [*outcome, *outcome["grids"]["16"]]
+    assert [name for name in columns if f"`{name}`" not in ledger] == []
+    described = set(re.findall(r"`(\w+)`", ledger.split("one JSON object: ")[1].split(".")[0]))
+    assert described - {"ok", "reject", "failed"} == set(columns)

@@ -16,26 +16,45 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.data.folders import procedural, products
+from tests.data.folders import ListSource, TestAsset, procedural, products
 from threed_gen.data.prepare import prepare
+from threed_gen.data.ranks import Share
 from threed_gen.errors import EXIT_DISK, DiskError
 
+# Without a guard: nothing runs it again in the children.
 SCRIPT = """
 import sys
 from pathlib import Path
-from threed_gen.data.prepare import prepare
-from threed_gen.data.sources import ProceduralSource
+from tests.data.test_interruption import run
 from threed_gen.errors import UserError
-if __name__ == "__main__":
-    try:
-        prepare(ProceduralSource(10), Path(sys.argv[1]), [32], workers=2, shard_bytes=40_000)
-    except UserError as err:
-        print(err, file=sys.stderr)
-        sys.exit(err.exit_code)
+try:
+    run(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+except UserError as err:
+    print(err, file=sys.stderr)
+    sys.exit(err.exit_code)
 """
 
 
-def _start(out: Path, limit: int | None = None) -> subprocess.Popen[str]:
+def run(out: Path, workers: int = 0, rank: int = 0, world: int = 1, count: int = 10) -> None:
+    odd = TestAsset("flat", "flat"), TestAsset("busy", "busy")
+    source = ListSource(*procedural(*range(count)).assets, *odd)
+    share = Share(rank, world)
+    prepare(source, out, [32], workers=workers, shard_bytes=40_000, share=share)
+
+
+Way = tuple[int, int]  # workers of each rank, ranks
+FEW: list[Way] = [(1, 1), (2, 1), (1, 2)]
+MANY: list[Way] = [(1, 1), (4, 1), (1, 2)]
+
+
+def _start(
+    out: Path,
+    limit: int | None = None,
+    workers: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    count: int = 10,
+) -> subprocess.Popen[str]:
     def confine() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -43,7 +62,7 @@ def _start(out: Path, limit: int | None = None) -> subprocess.Popen[str]:
     script = out.with_suffix(".py")
     script.write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, str(script), str(out)],
+        [sys.executable, str(script), *map(str, (out, workers, rank, world, count))],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=confine,
@@ -109,50 +128,68 @@ def test_death_at_every_durable_step(tmp_path: Path, fresh: bool) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an undisturbed run of the script gives."""
+    """What an undisturbed run gives."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert _start(out).wait() == 0
+    run(out)
+    assert b"network" in products(out)["rejects.jsonl"]
     return products(out)
 
 
-def _kill_until_done(tmp_path: Path, whole: dict[str, bytes], kills: int, seed: int) -> None:
-    """Kill runs of the script while their children are at work, then let one finish."""
-    out, rng = tmp_path / "killed", random.Random(seed)
-    ledger = out / "work" / "ledger.jsonl"
-    done = at_work = 0
-    for _ in range(kills):
-        process = _start(out)
-        target = done + rng.randrange(0, 3)
-        while process.poll() is None and _lines(ledger) < target:
+def _ranks(out: Path, way: Way, count: int) -> list[subprocess.Popen[str]]:
+    workers, world = way
+    return [_start(out, None, workers, rank, world, count) for rank in range(world)]
+
+
+def _kill_until_done(
+    out: Path, whole: dict[str, bytes], kills: int, seed: int, ways: list[Way], count: int
+) -> int:
+    """Kill runs of the script, then let one finish; returns how many had children at work.
+
+    Of two ranks both are killed; towards the end only one, and the other finishes its part.
+    """
+    rng = random.Random(seed)
+    at_work = 0
+    for number in range(kills):
+        processes = _ranks(out, ways[number % len(ways)], count)
+        target = _lines(out) + rng.randrange(0, 4)
+        while _lines(out) < target and any(process.poll() is None for process in processes):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.1))
-        if process.poll() is not None:  # it was faster: nothing is left to kill
-            break
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        assert not alive, "children outlived their parent"
-        at_work += len(children) > 1
-        done = _lines(ledger)
-    assert at_work > 0
-    assert _start(out).wait() == 0
+        victims = processes if number < kills - 2 else [rng.choice(processes)]
+        for process in victims:
+            if process.poll() is None:
+                children = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                _, alive = psutil.wait_procs(children, timeout=10)
+                assert not alive, "children outlived their parent"
+                at_work += len(children) > 0
+        assert all(p.wait() == 0 for p in processes if p not in victims)
+    last = _ranks(out, ways[-1], count)
+    assert [process.wait() for process in last] == [0] * len(last)
     assert products(out) == whole
+    run(out, count=count)  # alone, so that it may clear up
+    assert products(out) == whole
+    assert not list(out.rglob("*.tmp"))
+    return at_work
 
 
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _lines(out: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (out / "work").glob("ledger*"))
 
 
 def test_kill_9_at_random_moments(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    _kill_until_done(tmp_path, whole, kills=3, seed=0)
+    assert _kill_until_done(tmp_path / "out", whole, kills=3, seed=0, ways=FEW, count=10) > 0
 
 
 @pytest.mark.long
-def test_kill_9_many_times(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    for seed in range(1, 6):
-        (tmp_path / str(seed)).mkdir()
-        _kill_until_done(tmp_path / str(seed), whole, kills=6, seed=seed)
+@pytest.mark.parametrize("way", MANY, ids=["1 worker", "4 workers", "2 ranks"])
+def test_kill_9_twenty_times(tmp_path: Path, way: Way) -> None:
+    run(tmp_path / "whole", count=150)
+    at_work = _kill_until_done(
+        tmp_path / "out", products(tmp_path / "whole"), kills=20, seed=1, ways=[way], count=150
+    )
+    assert at_work >= 10
 
 
 @pytest.mark.parametrize("limit", [3_000, 30_000])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from threed_gen.data.index import ShardIndex
 from threed_gen.data.payload import decode_payload, encode_payload
 from threed_gen.data.prepare import prepare
 from threed_gen.data.sources import FolderSource, ProceduralSource, unique_ids
+from threed_gen.data.workers import Limits
 from threed_gen.errors import UserError
 from threed_gen.geometry.narrow_band import build_sparse_sdf
 
@@ -36,7 +36,7 @@ def test_workers_and_order_of_completion_do_not_matter(tmp_path: Path) -> None:
         assert dataset.entry(number).id == asset.id
         for resolution in (16, 32):
             stored = dataset.load(number, resolution)
-            direct = build_sparse_sdf(asset.load(), resolution)
+            direct = build_sparse_sdf(asset.load().mesh, resolution)
             assert same_field(stored, decode_payload(encode_payload(direct)))
     assert max(shard.size for shard in dataset.index.shards) <= 30_000
 
@@ -49,20 +49,26 @@ def test_a_second_run_touches_nothing(
     for name in ("a.off", "b.off"):
         (folder / name).write_text(CUBE)
     prepare(FolderSource(folder), tmp_path / "out", [16], workers=0)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    before = _times(tmp_path / "out")
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a mesh was read")
 
-    monkeypatch.setattr("threed_gen.data.sources.load_mesh", forbidden)
-    monkeypatch.setattr("threed_gen.data.sources.file_sha256", forbidden)
+    monkeypatch.setattr("threed_gen.data.source_kinds.folder.load_asset", forbidden)
+    monkeypatch.setattr("threed_gen.data.source_kinds.folder.file_sha256", forbidden)
     start = time.perf_counter()
     summary = prepare(FolderSource(folder), tmp_path / "out", [16], workers=2)
     assert time.perf_counter() - start < 0.5
     assert (summary.built, summary.reused, summary.samples) == (0, 2, 2)
     assert "nothing to do" in capsys.readouterr().err
-    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert before == after
+    assert _times(tmp_path / "out") == before
+
+
+def _times(out: Path) -> dict[Path, int]:
+    """When each file was changed last, except for the locks, which say who held them last."""
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    assert len(files) > 4
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_only_changed_files_are_measured_again(tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def test_whatever_is_lost_is_made_again(tmp_path: Path, loss: str) -> None:
     whole = products(out)
     shard = sorted((out / "shards").iterdir())[1]
     if loss == "ledger":
-        (out / "work" / "ledger.jsonl").unlink()
+        (out / "work" / "ledger.0-of-1.jsonl").unlink()
     elif loss == "index":
         (out / "index.jsonl").unlink()
     elif loss == "damaged index":
@@ -117,37 +123,19 @@ def test_whatever_is_lost_is_made_again(tmp_path: Path, loss: str) -> None:
     assert summary.built == expected or (expected is None and 1 <= summary.built < 4)
 
 
-def test_rejects_are_listed_with_a_reason(tmp_path: Path) -> None:
-    folder, out = tmp_path / "meshes", tmp_path / "out"
-    folder.mkdir()
-    (folder / "good.off").write_text(CUBE)
-    (folder / "noise.stl").write_bytes(b"\x00\x01" * 50)
-    (folder / "points.off").write_text("OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n")
-    summary = prepare(FolderSource(folder), out, [16], workers=0)
-    assert summary.samples == 1
-    assert sum(summary.rejects.values()) == 2
-    lines = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == ["noise", "points"]
-    assert all(line["reason"] and "\n" not in line["message"] for line in lines)
-    assert prepare(FolderSource(folder), out, [16], workers=0).built == 0
-    (folder / "good.off").unlink()
-    with pytest.raises(UserError, match="none of the 2 meshes"):
-        prepare(FolderSource(folder), out, [16], workers=0)
-
-
-def test_odd_assets_do_not_end_the_run(tmp_path: Path) -> None:
-    """A crash in native code costs the asset that caused it, and no other."""
-    deeds = ["box", "cone", "kill", "box", "raise", "open", "kill", "cone"]
-    assets = [TestAsset(f"{deed}{'x' * n}", deed) for n, deed in enumerate(deeds)]
-    summary = prepare(ListSource(*assets), tmp_path / "out", [16], workers=2)
-    assert summary.samples == 4
-    assert summary.rejects["worker_died"] == 2
-    assert summary.rejects["failed"] == 1
-    lines = [
-        json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
-    ]
-    assert [line["id"].rstrip("x") for line in lines] == ["kill", "raise", "open", "kill"]
-    assert lines[1]["message"] == "IndexError: list index out of range"
+def test_the_index_says_what_was_done_to_each_mesh(tmp_path: Path) -> None:
+    tags = {"caption": "a box", "score": 5.5}
+    source = ListSource(TestAsset("a", tags=tags), *procedural(*range(12)).assets)
+    prepare(source, tmp_path, [16, 24], workers=0, held_out=0.5, open_surface="cap")
+    first, *others = ShardIndex.load(tmp_path).samples
+    assert first.tags == tags
+    assert (first.info["policy"], first.info["faces"], first.info["patches"]) == ("cap", 12, 1)
+    assert set(first.info["grids"]) == {"16", "24"}
+    assert first.info["grids"]["24"]["sheet_share"] == 0
+    assert first.info["grids"]["24"]["fidelity"]["share_beyond_2"] == 0
+    assert {sample.split for sample in others} == {"train", "held_out"}
+    text = (tmp_path / "index.jsonl").read_text()
+    assert not any(word in text for word in ("seconds", "peak_mb", "attempts", "serial"))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +152,13 @@ def test_odd_assets_do_not_end_the_run(tmp_path: Path) -> None:
         ({"resolutions": []}, "at least one resolution"),
         ({"tau": 0.01}, "tau 0.01"),
         ({"values": "int4"}, "int8 or fp16"),
+        ({"open_surface": "cap"}, "open_surface = shell, now it is cap"),
+        ({"cap_extent": 0.1}, r"cap_extent = 0\.05, now it is 0\.1"),
+        ({"held_out": 0.1}, r"held_out = 0\.05, now it is 0\.1"),
+        ({"open_surface": "weld"}, "shell, cap or winding"),
+        ({"cap_extent": 2.0}, "cap_extent"),
+        ({"held_out": 1.0}, "held-out"),
+        ({"limits": Limits(0, 1)}, "limits"),
         ({"workers": -1}, "workers"),
     ],
 )
@@ -177,6 +172,30 @@ def test_other_parameters_for_the_same_folder_are_refused(
         prepare(out=tmp_path / "out", **{**arguments, **changes})
     assert "\n" not in str(caught.value)
     assert products(tmp_path / "out") == whole
+
+
+def test_a_new_caption_changes_the_index_and_no_shard(tmp_path: Path) -> None:
+    prepare(ListSource(TestAsset("a"), TestAsset("b")), tmp_path / "out", [16], workers=0)
+    shard = tmp_path / "out" / "shards" / "shard-000000.tar"
+    before = shard.stat().st_mtime_ns
+    source = ListSource(TestAsset("a", tags={"caption": "a box"}), TestAsset("b", licence="CC0"))
+    summary = prepare(source, tmp_path / "out", [16], workers=0)
+    assert (summary.built, shard.stat().st_mtime_ns) == (0, before)
+    prepare(source, tmp_path / "fresh", [16], workers=0)
+    assert products(tmp_path / "out") == products(tmp_path / "fresh")
+    assert ShardIndex.load(tmp_path / "out").samples[0].tags == {"caption": "a box"}
+
+
+@pytest.mark.parametrize("left", ["index.jsonl", "work/ledger.0-of-1.jsonl"])
+def test_other_parameters_are_found_wherever_they_are_written(tmp_path: Path, left: str) -> None:
+    prepare(ProceduralSource(2), tmp_path, [16], workers=0)
+    for name in ("prepare.json", "index.jsonl", "work/ledger.0-of-1.jsonl"):
+        if name != left:
+            (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="open_surface = shell|hash [0-9a-f]{16}, now") as caught:
+        prepare(ProceduralSource(2), tmp_path, [16], workers=0, open_surface="winding")
+    assert "\n" not in str(caught.value)
+    prepare(ProceduralSource(2), tmp_path, [16], workers=0)  # those that it was made with go on
 
 
 def test_another_folder_of_meshes_is_refused(tmp_path: Path) -> None:
@@ -233,57 +252,8 @@ def test_ids_are_stems_where_they_can_be() -> None:
     assert unique_ids(["chair.obj", "mug.glb"]) == ["chair", "mug"]
 
 
-def test_strange_file_names(tmp_path: Path) -> None:
-    folder = tmp_path / "meshes"
-    folder.mkdir()
-    names = [b"...off", b"caf\xe9.off", "стол.OFF".encode(), b"new\nline.off", b"bad\xff.stl"]
-    for name in names:
-        (folder / os.fsdecode(name)).write_text(CUBE)
-    summary = prepare(FolderSource(folder), tmp_path / "out", [16], workers=2)
-    assert summary.samples == 3
-    assert sum(summary.rejects.values()) == 2  # trimesh cannot read names that are no UTF-8
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").open()]
-    assert {line["id"] for line in rejects} == {"caf\udce9", "bad\udcff"}
-    dataset = SDFDataset(tmp_path / "out")
-    assert {dataset.entry(i).id for i in range(3)} == {"_.", "стол", "new\nline"}
-    for number in range(3):
-        dataset.load(number, 16)
-    assert prepare(FolderSource(folder), tmp_path / "out", [16], workers=0).built == 0
-
-
-def test_a_file_that_vanishes_or_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
-    folder = tmp_path / "meshes"
-    folder.mkdir()
-    for name in ("a.off", "b.off"):
-        (folder / name).write_text(CUBE)
-    source = FolderSource(folder)
-    prepare(source, tmp_path / "out", [16], workers=0)
-    (folder / "b.off").unlink()
-    summary = prepare(source, tmp_path / "out", [16], workers=0)
-    assert (summary.samples, summary.rejects) == (1, {"unreadable": 1})
-
-
 def test_an_out_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="cannot be written to"):
             prepare(procedural(0), out, [16], workers=0)
-
-
-def test_a_mesh_thinner_than_a_voxel_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "meshes"
-    folder.mkdir()
-    (folder / "cube.off").write_text(CUBE)
-    lines = CUBE.splitlines()
-    # the same box, a thousandth as high: its field has no inside voxel at 16³
-    flat = [
-        " ".join([*words[:2], str(float(words[2]) / 1000)]) if len(words) == 3 and i > 1 else line
-        for i, line in enumerate(lines)
-        for words in [line.split()]
-    ]
-    (folder / "sheet.off").write_text("\n".join(flat) + "\n")
-    summary = prepare(FolderSource(folder), tmp_path / "out", [16], workers=0)
-    assert summary.samples == 1
-    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
-    assert (reject["id"], reject["reason"]) == ("sheet", "too_thin")
-    assert "higher resolution" in reject["message"]

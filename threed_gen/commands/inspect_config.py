@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from threed_gen.console import table
+from threed_gen.data.config import DataConfig, FilterConfig
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.filter import told
 from threed_gen.models.ss_vae import SSVAE
 from threed_gen.training.run_config import load_run_config
 
@@ -37,6 +40,7 @@ def show_config(path: Path) -> None:
             ["setting", "value"],
             [
                 ("data", data.path or "procedural shapes, prepared on first use"),
+                *_filter(data),
                 ("resolutions", ", ".join(f"{r}³" for r in data.resolutions)),
                 ("steps", f"{train.steps:,}"),
                 ("batch", batch),
@@ -47,3 +51,14 @@ def show_config(path: Path) -> None:
             ],
         )
     )
+
+
+def _filter(data: DataConfig) -> list[tuple[str, str]]:
+    """What `data.filter` leaves of the samples, where they are at hand; no row without a filter."""
+    if data.filter == FilterConfig():
+        return []
+    if data.path is None or not Path(data.path).is_dir():
+        return [("filter", "applied when the data is there")]
+    dataset = SDFDataset(Path(data.path), data.tau, data.filter)
+    left_out = told(dataset.left_out) or "none"
+    return [("filter", f"{len(dataset):,} samples stay (left out: {left_out})")]

@@ -9,6 +9,9 @@ from pathlib import Path
 from threed_gen.console import progress
 from threed_gen.data import inspect
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.index import INDEX_NAME
+from threed_gen.data.pack import REJECTS_NAME
+from threed_gen.data.status import read_status, told
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.geometry.marching_cubes import extract_mesh
 from threed_gen.geometry.render import render
@@ -21,15 +24,33 @@ ACROSS = 6
 
 
 def show_data(path: Path) -> None:
-    """Print one line per stored resolution, then shards, families, licences and rejects."""
+    """Print how far `prepare` is, unless it is done, and what the index lists."""
+    status = read_status(path)
+    packed = (path / INDEX_NAME).is_file()
+    if status is not None and (status.running or not packed):
+        print(f"{path}: {status}")
+        if not packed:
+            return
+        print()
     summary = inspect.summarise(path)
     print(f"{path}: {max(grid.samples for grid in summary.grids):,} samples\n\n{summary}")
-    rejects = path / "rejects.jsonl"
+    print(_left_out(path / REJECTS_NAME))
+
+
+def _left_out(rejects: Path) -> str:
+    """Who has no sample and why, by the list that was written with the shards."""
+    found: dict[str, Counter[str]] = {"reject": Counter(), "failed": Counter()}
     if rejects.is_file():
-        lines = [json.loads(line) for line in rejects.read_text("utf-8").splitlines() if line]
-        reasons = Counter(str(line.get("reason", "unknown")) for line in lines)
-        told = ", ".join(f"{name} {n}" for name, n in reasons.most_common()) or "none"
-        print(f"rejected: {told}" + (f" (see {rejects})" if lines else ""))
+        # Not `splitlines`: a file's name may hold one of the many other ends of line of Unicode.
+        for text in rejects.read_text("utf-8").split("\n"):
+            line = json.loads(text) if text else {}
+            counts = found.get(str(line.get("status", "reject")))
+            if text and counts is not None:
+                counts[str(line.get("reason", "unknown"))] += 1
+    see = f" (see {rejects})" if any(found.values()) else ""
+    failed = told(found["failed"])
+    again = "" if failed == "none" else " (`prepare --retry-failed` tries them again)"
+    return f"rejected: {told(found['reject'])}{see}\nfailed: {failed}{again}"
 
 
 def verify(path: Path) -> None:

@@ -3,47 +3,98 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from threed_gen.data.prepare import prepare
-from threed_gen.data.sources import FolderSource, ProceduralSource
-from threed_gen.errors import UserError
-
-DEFAULT_COUNT = 120
+from threed_gen.console import say
+from threed_gen.data.prepare import PrepareSummary, prepare
+from threed_gen.data.ranks import Share, share_of
+from threed_gen.data.sources import (
+    SelectedSource,
+    Selection,
+    Source,
+    SourceOptions,
+    source_from,
+    words,
+)
+from threed_gen.data.status import told
+from threed_gen.data.workers import Limits
+from threed_gen.errors import DiskError, UserError
 
 
 def run(args: argparse.Namespace) -> int:
     """A stopped `prepare` goes on where it was when it is started again."""
+    share = share_of(args.rank, args.world_size, os.environ)
     summary = prepare(
-        parse_source(args.source),
+        parse_source(args.source, source_options(args)),
         args.out,
         args.resolution,
         tau=args.tau,
         workers=args.workers,
         values=args.values,
+        open_surface=args.open_surface,
+        cap_extent=args.cap_extent,
+        held_out=args.held_out,
+        limits=Limits(args.timeout, args.memory_mb),
+        retry_failed=args.retry_failed,
+        share=share,
     )
-    shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
-    rejected = ", ".join(f"{reason} {count}" for reason, count in summary.rejects.items())
-    print(
-        f"{summary.out}: {summary.samples:,} samples in {shards}, "
-        f"{summary.bytes / 1e6:,.1f} MB ({summary.built:,} built now, {summary.reused:,} were "
-        f"there, {summary.seconds:.0f} s)"
-    )
-    print(
-        f"rejected: {rejected or 'none'}" + (f" (see {summary.out}/rejects.jsonl)" * bool(rejected))
-    )
+    print("\n".join(told_summary(summary, share)))
+    page = summary.out / "report.html"
+    if not args.no_report and not summary.open and (summary.built or not page.is_file()):
+        write_page(summary.out)
     return 0
 
 
-def parse_source(text: str) -> FolderSource | ProceduralSource:
-    """A folder, or `procedural[:COUNT[:SEED]]`."""
-    kind, *numbers = text.split(":")
-    if kind != "procedural" or Path(text).is_dir():
-        return FolderSource(Path(text))
+def write_page(out: Path) -> None:
+    """Write the page of the data. Whatever keeps it from being made, the data is good."""
+    from threed_gen.report.data_page import write_data_report
+
     try:
-        count, seed, *rest = [*map(int, numbers), *(DEFAULT_COUNT, 0)[len(numbers) :]]
-    except ValueError as err:
-        raise UserError(f"{text}: expected procedural[:COUNT[:SEED]] with whole numbers") from err
-    if rest or count < 1 or seed < 0:
-        raise UserError(f"{text}: expected procedural[:COUNT[:SEED]], COUNT at least 1")
-    return ProceduralSource(count, seed)
+        print(f"report: {write_data_report(out)}")
+    except DiskError:
+        raise
+    except (UserError, OSError, MemoryError) as err:
+        say(f"{out}: the data is complete, only its page could not be made: {err}")
+
+
+def told_summary(summary: PrepareSummary, share: Share) -> list[str]:
+    """The last lines: what there is now, what is missing, and why."""
+    by_now = f"{summary.built:,} built now, {summary.reused:,} were there, {summary.seconds:.0f} s"
+    if summary.open:
+        head = (
+            f"{summary.out}: rank {share.rank} of {share.world_size} is done ({by_now}); "
+            f"{summary.samples:,} good so far, {summary.open:,} assets of other ranks are open"
+        )
+    else:
+        shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
+        head = (
+            f"{summary.out}: {summary.samples:,} samples in {shards}, "
+            f"{summary.bytes / 1e6:,.1f} MB ({by_now})"
+        )
+    see = f" (see {summary.out}/rejects.jsonl)"
+    lines = [head, _counted("rejected", summary.rejects, see if not summary.open else "")]
+    if summary.failed:
+        cure = " (--retry-failed tries them again; --timeout and --memory-mb give them more)"
+        lines.append(_counted("failed", summary.failed, cure))
+    return lines
+
+
+def _counted(what: str, reasons: dict[str, int], more: str) -> str:
+    if not reasons:
+        return f"{what}: none"
+    return f"{what}: {sum(reasons.values()):,}: {told(reasons)}{more}"
+
+
+def parse_source(text: str, options: SourceOptions | None = None) -> Source:
+    """The source that `text` names (docs/sources.md); says what the selection leaves out."""
+    source = source_from(text, options)
+    if isinstance(source, SelectedSource):
+        print(f"{text}: {source}")
+    return source
+
+
+def source_options(args: argparse.Namespace) -> SourceOptions:
+    """The options of the group "sources"."""
+    selection = Selection(words(args.licence), args.min_score, words(args.exclude), args.limit)
+    return SourceOptions(args.root, args.cache, args.objaverse_url, selection)

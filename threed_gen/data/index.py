@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from threed_gen.data.shard import ShardFile
+from threed_gen.data.split import Split
 from threed_gen.errors import UserError
 from threed_gen.files import write_atomically
 
@@ -50,7 +51,10 @@ class SampleEntry:
     licence: str | None
     source_sha256: str
     grids: dict[int, GridEntry]  # by resolution
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # what was found while reading the file: "skinned" …
+    tags: dict[str, str | float | None] = field(default_factory=dict)  # a table's: caption …
+    info: dict[str, Any] = field(default_factory=dict)  # repairs, signs and fidelity, in numbers
+    split: Split = "train"
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,18 @@ def _sample(row: dict[str, Any]) -> SampleEntry:
         source_sha256=_typed(row, "source_sha256", str),
         grids={int(key): _grid(grid) for key, grid in sorted(row["grids"].items(), key=_number)},
         flags=tuple(row["flags"]),
+        # Indexes of earlier versions do not have these.
+        tags=_typed({"tags": {}, **row}, "tags", dict),
+        info=_typed({"info": {}, **row}, "info", dict),
+        split=_split(row.get("split", "train")),
     )
+
+
+def _split(name: Any) -> Split:
+    if name not in ("train", "held_out"):
+        raise ValueError(f"'split' should be train or held_out, not {name!r}")
+    found: Split = name
+    return found
 
 
 def _number(item: tuple[str, Any]) -> int:

@@ -5,12 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from threed_gen.console import Progress, progress, table
 from threed_gen.data.dataset import SDFDataset
-from threed_gen.data.index import SHARDS, ShardIndex
+from threed_gen.data.index import SHARDS, SampleEntry, ShardIndex
 from threed_gen.errors import UserError
 from threed_gen.files import file_sha256
+
+SHARES = ("sheet_share", "interior_share")  # what the index says of each grid's surface
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A share (0 to 1) over all samples that have it."""
+
+    samples: int
+    above_zero: int
+    mean: float
+    highest: float
+    where: str  # id of the sample with the highest
+
+    def __str__(self) -> str:
+        return (
+            f"mean {self.mean:.2%}, above 0 in {self.above_zero:,} of {self.samples:,} samples, "
+            f"highest {self.highest:.1%} ({self.where})"
+        )
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,7 @@ class GridSummary:
     bytes: int
     fewest_bricks: int
     most_bricks: int
+    shares: dict[str, Spread]  # sheet_share, interior_share: as far as the index has them
 
     @property
     def bits_per_voxel(self) -> float:
@@ -39,6 +60,8 @@ class DataSummary:
     grids: list[GridSummary]
     families: dict[str, int]  # family → samples; "-" where the source names none
     licences: dict[str, int]
+    splits: dict[str, int]
+    flags: dict[str, int]
     shards: int
     shard_bytes: int
 
@@ -68,10 +91,23 @@ class DataSummary:
         )
         families = ", ".join(f"{name} {count}" for name, count in self.families.items())
         licences = ", ".join(f"{name} {count}" for name, count in self.licences.items())
-        return (
-            f"{table(headers, rows)}\n"
-            f"shards: {self.shards}, {self.shard_bytes / 1e6:.2f} MB\n"
-            f"families: {families}\nlicences: {licences}"
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        flags = ", ".join(f"{name} {count}" for name, count in self.flags.items()) or "none"
+        shares = [
+            f"{name.replace('_', ' ')} at {grid.resolution}³: {spread}"
+            for grid in self.grids
+            for name, spread in grid.shares.items()
+        ]
+        return "\n".join(
+            [
+                table(headers, rows),
+                f"shards: {self.shards}, {self.shard_bytes / 1e6:.2f} MB",
+                f"families: {families}",
+                f"licences: {licences}",
+                f"split: {splits}",
+                f"flags: {flags}",
+                *shares,
+            ]
         )
 
 
@@ -92,15 +128,39 @@ def summarise(data_dir: Path) -> DataSummary:
                 bytes=sum(grid.size for grid in stored),
                 fewest_bricks=min(bricks),
                 most_bricks=max(bricks),
+                shares=_shares(index.samples, resolution),
             )
         )
     return DataSummary(
         grids=grids,
         families=dict(Counter(sample.family or "-" for sample in index.samples)),
         licences=dict(Counter(sample.licence or "-" for sample in index.samples)),
+        splits=dict(Counter(sample.split for sample in index.samples)),
+        flags=dict(Counter(flag for sample in index.samples for flag in sample.flags)),
         shards=len(index.shards),
         shard_bytes=sum(shard.size for shard in index.shards),
     )
+
+
+def _shares(samples: list[SampleEntry], resolution: int) -> dict[str, Spread]:
+    found = {}
+    for name in SHARES:
+        values = [
+            (float(value), sample.id)
+            for sample in samples
+            if isinstance(value := _measured(sample, resolution).get(name), (int, float))
+        ]
+        if values:
+            highest, where = max(values)
+            mean = sum(value for value, _ in values) / len(values)
+            above = sum(value > 0 for value, _ in values)
+            found[name] = Spread(len(values), above, mean, highest, where)
+    return found
+
+
+def _measured(sample: SampleEntry, resolution: int) -> dict[str, Any]:
+    grid = sample.info.get("grids", {}).get(str(resolution), {})
+    return grid if isinstance(grid, dict) else {}
 
 
 def extract(data_dir: Path, out: Path, resolution: int | None = None) -> list[Path]:

@@ -27,6 +27,7 @@ from threed_gen.data.shard import (
     write_shard,
 )
 from threed_gen.data.sources import Asset
+from threed_gen.data.split import split_of
 from threed_gen.errors import UserError
 from threed_gen.files import remove_temporaries, write_atomically
 
@@ -34,8 +35,13 @@ REJECTS_NAME = "rejects.jsonl"
 Row = tuple[Asset, Outcome]
 
 
-def pack(out: Path, rows: Sequence[Row], params: dict[str, Any], shard_bytes: int) -> ShardIndex:
-    """Write OUT/shards and OUT/index.jsonl from the accepted assets `rows`."""
+def pack(
+    out: Path, rows: Sequence[Row], params: dict[str, Any], shard_bytes: int, held_out: float
+) -> ShardIndex:
+    """Write OUT/shards and OUT/index.jsonl from the accepted assets `rows`.
+
+    `held_out` is the share of samples that is marked as such.
+    """
     folder = out / SHARDS
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
@@ -47,7 +53,7 @@ def pack(out: Path, rows: Sequence[Row], params: dict[str, Any], shard_bytes: in
         for number, group in enumerate(groups):
             shard, placed = write_shard(folder, number, _members(out / "work", group, bar))
             shards.append(shard)
-            samples += _entries(group, shard, iter(placed))
+            samples += _entries(group, shard, iter(placed), held_out)
     names = {shard.file for shard in shards}
     for old in folder.iterdir():  # left from an earlier, larger set
         if old.name not in names:
@@ -58,11 +64,12 @@ def pack(out: Path, rows: Sequence[Row], params: dict[str, Any], shard_bytes: in
 
 
 def write_rejects(out: Path, rows: Sequence[Row]) -> None:
-    """Write OUT/rejects.jsonl, one line per rejected asset in the order of the source."""
+    """Write OUT/rejects.jsonl, one line per asset without a sample, in the order of the source."""
     lines = [
         {
             "id": asset.id,
             "source": asset.source,
+            "status": outcome.status,
             "reason": outcome.reason,
             "message": outcome.message,
         }
@@ -109,7 +116,9 @@ def _members(work: Path, group: list[Row], bar: Progress) -> Iterator[tuple[str,
         bar.advance(note=asset.id)
 
 
-def _entries(group: list[Row], shard: ShardFile, placed: Iterator[Placed]) -> Iterator[SampleEntry]:
+def _entries(
+    group: list[Row], shard: ShardFile, placed: Iterator[Placed], held_out: float
+) -> Iterator[SampleEntry]:
     for asset, outcome in group:
         grids = {}
         for resolution, grid in sorted(outcome.grids.items()):
@@ -123,6 +132,37 @@ def _entries(group: list[Row], shard: ShardFile, placed: Iterator[Placed]) -> It
                 grid.voxels,
                 grid.tau,
             )
-        yield SampleEntry(
-            asset.id, asset.source, asset.family, asset.licence, outcome.sha256, grids
-        )
+        yield entry_of(asset, outcome, grids, held_out)
+
+
+def entry_of(
+    asset: Asset, outcome: Outcome, grids: dict[int, GridEntry], held_out: float
+) -> SampleEntry:
+    """The line of a sample whose payloads lie at `grids`."""
+    return SampleEntry(
+        asset.id,
+        asset.source,
+        asset.family,
+        asset.licence,
+        outcome.sha256,
+        grids,
+        flags=outcome.flags,
+        tags=dict(asset.tags),
+        info=outcome.info,
+        split=split_of(asset.id, held_out),
+    )
+
+
+def relabel(out: Path, index: ShardIndex, rows: Sequence[Row], held_out: float) -> ShardIndex:
+    """Write the index anew if something has changed that the shards do not hold, a caption say.
+
+    `rows` are the accepted assets, those that the index lists.
+    """
+    samples = [
+        entry_of(asset, outcome, sample.grids, held_out)
+        for (asset, outcome), sample in zip(rows, index.samples, strict=True)
+    ]
+    fresh = ShardIndex(index.params, index.shards, samples)
+    if fresh.to_bytes() != index.to_bytes():
+        fresh.save(out)
+    return fresh

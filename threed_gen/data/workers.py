@@ -1,117 +1,261 @@
-"""Runs one function over many tasks in child processes, and survives children that die.
+"""Runs one function over many tasks in child processes that have limits on time and memory.
 
-Children are started fresh (spawn), compute on one thread each, and end by themselves when the
-parent is gone. When a child dies (a crash in native code, out of memory), the tasks that were
-under way are run again one at a time, so that the one to blame is found and named.
-
-This module imports neither numpy nor anything that does: a child sets its thread counts here,
-before the libraries that read them are loaded.
+Every child has one task at a time. A task that gets stuck, crashes in native code or takes too
+much memory costs itself only: its child is ended and replaced, `lost` is told at once, and the
+other children go on undisturbed. Children compute on one thread each and end with their parent.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
+import selectors
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+from threed_gen.data.child import Child
+from threed_gen.data.usage import Meter
+from threed_gen.data.worker import DONE, ERROR, NO_MEMORY, READY, framed
+from threed_gen.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "IGL_NUM_THREADS",
-)
+INTERVAL = 0.1  # seconds between two looks at the memory of a child
+NOT_LOOKED = 2.0  # seconds; a longer pause of ours (Ctrl-Z, a slow disk) is not the tasks' fault
+START_SECONDS = 300.0  # within which a child must have loaded the function
+FAILED_STARTS = 3  # in a row, after which there is no point in trying on
+CRASHES = 32  # in a row without a single result: it is not the tasks
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may take. Memory is what is resident, in MB; a MB is a million bytes."""
+
+    seconds: float = 600.0
+    memory_mb: int = 8192
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Why a task has no result."""
+
+    reason: Literal["timeout", "out_of_memory", "crashed"]
+    message: str  # depends on the task and the limits alone, not on the moment
+    seconds: float
+    peak_mb: float
+
+
+class WorkersError(UserError):
+    """Child processes cannot do their work, whatever the task."""
+
+
+class _ChildTracebackError(Exception):
+    """Carries the traceback of an exception that was raised in a child."""
 
 
 def run_tasks(
-    call: Callable[[T], R], tasks: Iterable[T], workers: int, died: Callable[[T], R]
+    call: Callable[[T], R],
+    tasks: Iterable[T],
+    workers: int,
+    lost: Callable[[T, Lost], R],
+    limits: Limits = Limits(),
 ) -> Iterator[R]:
     """Yield `call(task)` of every task, in the order of completion.
 
-    `died(task)` stands in for the result of a task that takes its process down. An exception of
-    `call` ends the run. With 0 workers everything happens in this process.
+    `lost(task, why)` stands in for the result of a task that exceeds the limits or takes its
+    process down. An exception of `call` ends the run, but a MemoryError costs its task alone.
+    `call` and the tasks must be of modules that can be imported. With 0 workers everything
+    happens in this process and in order, without limits.
     """
     if workers == 0:
-        for task in tasks:
-            yield call(task)
+        yield from _here(call, tasks, lost, limits)
         return
-    waiting = deque(tasks)
-    while waiting:
-        suspects: list[T] = []
-        yield from _until_a_child_dies(call, waiting, workers, suspects)
-        while suspects:
-            alone: list[T] = []
-            yield from _until_a_child_dies(call, deque(suspects), 1, alone, window=1)
-            done = len(suspects) - len(alone)
-            suspects = suspects[done:]
-            if suspects:
-                yield died(suspects.pop(0))
-
-
-def _until_a_child_dies(
-    call: Callable[[T], R],
-    waiting: deque[T],
-    workers: int,
-    lost: list[T],
-    window: int | None = None,
-) -> Iterator[R]:
-    """Work through `waiting`; if a child dies, `lost` receives the tasks without a result."""
-    window = window or 2 * workers
-    pool = ProcessPoolExecutor(
-        min(workers, len(waiting)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_child,
-    )
-    running: dict[Future[R], T] = {}
+    pool = _Pool(call, iter(tasks), workers, lost, limits)
     try:
-        while waiting or running:
-            while waiting and len(running) < window:
-                running[pool.submit(call, waiting[0])] = waiting[0]
-                waiting.popleft()
-            ready, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in ready:
-                result = future.result()
-                del running[future]
-                yield result
-    except BrokenProcessPool:
-        lost.extend(running.values())
-        if window == 1:
-            lost.extend(waiting)
+        yield from pool.run()
     finally:
-        children = list(getattr(pool, "_processes", None) or {})
-        pool.shutdown(wait=False, cancel_futures=True)
-        if waiting or running:  # leaving early: an error, Ctrl-C, or a dead child
-            for child in children:
-                _end(child)
+        pool.close()
 
 
-def _end(child: int) -> None:
-    try:
-        os.kill(child, signal.SIGTERM)
-    except ProcessLookupError:
-        return
+def _here(
+    call: Callable[[T], R], tasks: Iterable[T], lost: Callable[[T, Lost], R], limits: Limits
+) -> Iterator[R]:
+    for task in tasks:
+        meter = Meter()
+        try:
+            result = call(task)
+        except MemoryError:
+            result = lost(task, _too_large(limits, meter.seconds, meter.peak_mb))
+        yield result
 
 
-def _start_child() -> None:
-    for name in THREADS:
-        os.environ[name] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        watch = threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True)
-        watch.start()
+class _Pool(Generic[T, R]):
+    """The children of one `run_tasks`."""
+
+    def __init__(
+        self,
+        call: Callable[[T], R],
+        tasks: Iterator[T],
+        workers: int,
+        lost: Callable[[T, Lost], R],
+        limits: Limits,
+    ) -> None:
+        self.tasks, self.workers, self.lost, self.limits = tasks, workers, lost, limits
+        self.greeting = framed((call, limits.memory_mb))
+        self.waiting: list[T] = []  # tasks that are next
+        self.children: list[Child[T]] = []
+        self.selector = selectors.DefaultSelector()
+        self.failed_starts = self.crashes = 0
+        self.looked = time.monotonic()
+
+    def run(self) -> Iterator[R]:
+        """Give out tasks and yield results until there are none left."""
+        while self._start_children():
+            for key, _ in self.selector.select(INTERVAL):
+                key.data()
+            for child in list(self.children):
+                yield from self._attend(child)
+
+    def close(self) -> None:
+        """End all children."""
+        for child in self.children:
+            child.leave()
+        for child in list(self.children):
+            self._remove(child)
+        self.selector.close()
+
+    def _start_children(self) -> bool:
+        """As many as there is work for; False when all work is done."""
+        at_work = sum(child.busy or not child.ready for child in self.children)
+        while at_work == len(self.children) < self.workers and self._more():
+            try:
+                child = Child(self.greeting, self.waiting.pop())
+            except OSError as err:
+                raise WorkersError(
+                    f"cannot start a worker process: {err.strerror}; give fewer workers"
+                ) from err
+            self.children.append(child)
+            at_work += 1
+            self.selector.register(child.answers, selectors.EVENT_READ, child.read_answers)
+            self.selector.register(
+                child.chatter, selectors.EVENT_READ, partial(self._listen, child)
+            )
+        return at_work > 0
+
+    def _listen(self, child: Child[T]) -> None:
+        if not child.read_chatter():  # closed; it would be reported again and again
+            self.selector.unregister(child.chatter)
+
+    def _more(self) -> bool:
+        if not self.waiting:
+            self.waiting = [task for _, task in zip(range(1), self.tasks, strict=False)]
+        return bool(self.waiting)
+
+    def _attend(self, child: Child[T]) -> Iterator[R]:
+        """Take a child's answers, give it work, and see whether it is within its limits."""
+        self._forgive_our_own_pauses()
+        while (answer := child.next_answer()) is not None:
+            yield from self._take(child, answer)
+        if child not in self.children:
+            return
+        if child.gone:
+            yield from self._bury(child)
+        elif not child.ready:
+            if time.monotonic() - child.since > START_SECONDS:
+                child.kill()
+        elif not child.busy:
+            if self._more():
+                child.give(self.waiting.pop())
+        else:
+            yield from self._enforce(child)
+
+    def _take(self, child: Child[T], answer: tuple[Any, ...]) -> Iterator[R]:
+        tag, *rest = answer
+        if tag == READY:
+            child.ready, child.resting, self.failed_starts = True, rest[0], 0
+            if child.resting > self.limits.memory_mb:
+                raise WorkersError(
+                    f"a limit of {self.limits.memory_mb} MB is less than the "
+                    f"{child.resting:.0f} MB that a worker takes before it begins; raise it"
+                )
+            child.give(child.task)
+        elif tag == DONE:
+            result, resident = rest
+            self.crashes = 0
+            child.busy = False
+            if resident > child.resting + self.limits.memory_mb / 4:
+                self._remove(child)  # what this task left behind would count against the next
+            elif self._more():
+                child.give(self.waiting.pop())  # before the result is looked at: no idle child
+            yield result
+        elif tag == NO_MEMORY:
+            yield from self._lose(child, _too_large(self.limits, rest[0], max(rest[1], child.peak)))
+        elif tag == ERROR:
+            raise rest[0] from _ChildTracebackError(rest[1])
+        else:
+            raise WorkersError(
+                f"a worker process cannot find what it shall work on: {rest[0]}; classes and "
+                "functions of your own must be in a module that can be imported, not in the "
+                "script that was started (or use 0 workers)"
+            )
+
+    def _enforce(self, child: Child[T]) -> Iterator[R]:
+        seconds = time.monotonic() - child.since
+        if child.answering:
+            return
+        if child.measure() > self.limits.memory_mb:
+            child.kill()
+            yield from self._lose(child, _too_large(self.limits, seconds, child.peak))
+        elif seconds > self.limits.seconds:
+            child.kill()
+            message = f"took longer than {self.limits.seconds:g} s"
+            yield from self._lose(child, Lost("timeout", message, seconds, child.peak))
+
+    def _bury(self, child: Child[T]) -> Iterator[R]:
+        """The child has ended by itself, which it should not."""
+        how, words = child.how_it_ended(), child.last_words()
+        if not child.busy:
+            self.failed_starts += not child.ready
+            if self.failed_starts >= FAILED_STARTS:
+                raise WorkersError(f"worker processes cannot start: {words or how}")
+            if not child.ready:
+                self.waiting.append(child.task)
+            self._remove(child)
+            return
+        seconds = time.monotonic() - child.since
+        if any(sign in words for sign in ("bad_alloc", "MemoryError", "out of memory")):
+            yield from self._lose(child, _too_large(self.limits, seconds, child.peak))
+            return
+        self.crashes += 1
+        yield from self._lose(child, Lost("crashed", how, seconds, child.peak))
+        if self.crashes >= CRASHES:
+            raise WorkersError(
+                f"the last {CRASHES} tasks have all crashed, which cannot be their fault ({how}; "
+                f"last words: {words or 'none'})"
+            )
+
+    def _lose(self, child: Child[T], why: Lost) -> Iterator[R]:
+        self._remove(child, kill=True)
+        yield self.lost(child.task, why)
+
+    def _remove(self, child: Child[T], kill: bool = False) -> None:
+        self.children.remove(child)
+        for handle in (child.answers, child.chatter):
+            if handle in self.selector.get_map():
+                self.selector.unregister(handle)
+        if kill:
+            child.process.kill()
+        child.leave()
+        child.close()
+
+    def _forgive_our_own_pauses(self) -> None:
+        now = time.monotonic()
+        if now - self.looked > NOT_LOOKED:
+            for child in self.children:
+                child.since += now - self.looked
+        self.looked = now
 
 
-def _leave_with(parent: int) -> None:
-    wait_for([parent])
-    os._exit(1)  # killed parents cannot tell their children to stop
+def _too_large(limits: Limits, seconds: float, peak: float) -> Lost:
+    return Lost("out_of_memory", f"needed more than {limits.memory_mb} MB", seconds, peak)
