@@ -1,7 +1,7 @@
 # The five things people do here. Everything happens in .venv; nothing needs root or a GPU.
 #
 #   make quickstart                  from nothing to a trained model and a page to look at
-#   MESHES=DIR make quickstart       the same with your own closed meshes
+#   MESHES=DIR make quickstart       the same with your own meshes
 #   make setup PYTHON=python3.11     choose the Python that .venv is made from
 
 VENV   ?= .venv
@@ -17,7 +17,7 @@ help:  ## this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Your own closed meshes:  MESHES=DIR make quickstart"
+	@echo "  Your own meshes:  MESHES=DIR make quickstart"
 
 setup:  ## make .venv and install everything into it (says how much it downloads first)
 	@python3 launcher/bootstrap.py --venv "$(VENV)" $(if $(PYTHON),--python "$(PYTHON)")

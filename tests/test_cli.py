@@ -21,13 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # Scripts and documents rely on these. Add to the list; never rename or remove.
 FROZEN = {
     "doctor": ["--json"],
-    "prepare": ["SRC", "OUT", "--resolution", "--workers", "--tau", "--values"],
+    "prepare": [
+        *("SRC", "OUT", "--resolution", "--workers", "--tau", "--values"),
+        *("--open-surface", "--cap-extent", "--held-out", "--no-report"),
+        *("--timeout", "--memory-mb", "--retry-failed", "--rank", "--world-size"),
+        *("--licence", "--min-score", "--exclude", "--limit"),
+        *("--root", "--cache", "--objaverse-url"),
+    ],
     "inspect": ["DATA|CONFIG|RUN|MESH", "--extract", "--resolution", "--out", "--verify"],
     "train": ["CONFIG", "--out", "key=value"],
     "resume": ["RUN", "--fresh"],
     "reconstruct": ["MESH", "--run", "--out"],
     "evaluate": ["RUN", "--meshes"],
-    "report": ["RUN"],
+    "report": ["RUN|DATA"],
     "quickstart": ["--meshes", "--out"],
 }
 

@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 import trimesh
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from threed_gen.geometry.mesh import Mesh, is_watertight
 from threed_gen.geometry.render import Scene, frame_of
@@ -79,6 +81,21 @@ def test_coarser_keeps_small_meshes_and_the_shape_of_large_ones() -> None:
     radius = np.linalg.norm(small.vertices - [1, 2, 3], axis=1)
     assert np.abs(radius / 3 - 1).max() < 0.05
     assert is_watertight(small)
+
+
+def test_coarser_keeps_the_sides_of_a_thin_wall_apart() -> None:
+    inner = Mesh(0.99 * MESH.vertices + 0.01 * np.array([1, 2, 3]), MESH.faces[:, ::-1])
+    wall = Mesh(
+        np.concatenate([MESH.vertices, inner.vertices]),
+        np.concatenate([MESH.faces, inner.faces + len(MESH.vertices)]),
+    )
+    small = coarser(wall, 3000)
+    assert is_watertight(small)
+    edges = small.faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+    ones = np.ones(len(edges))
+    graph = coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=[len(small.vertices)] * 2)
+    count, _ = connected_components(graph, directed=False)
+    assert count == 2
 
 
 def test_baked_light() -> None:

@@ -100,13 +100,13 @@ def chart_svg(chart: Chart) -> str:
 
     label = html.escape(chart.title)
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
-    for tick in _log_ticks(y0, y1) if log else _ticks(y0, y1, 4):
+    for tick in log_ticks(y0, y1) if log else ticks(y0, y1, 4):
         y = py(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}">{short(tick)}</text>')
     parts += [
         f'<text class="tick mid" x="{px(tick):.1f}" y="{HEIGHT - 6}">{short(tick)}</text>'
-        for tick in _ticks(x0, x1, 5)
+        for tick in ticks(x0, x1, 5)
         if tick == round(tick)
     ]
     for number, curve in enumerate(curves):
@@ -190,7 +190,7 @@ def _ranges(chart: Chart, curves: list[_Curve]) -> tuple[float, float, float, fl
     return x0, x1, low, high, log
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers, about `count` of them."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
@@ -199,16 +199,16 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """1, or 1-2-5, or round numbers, by how many decades there are; at most about six."""
     decades = math.log10(high / low)
     if decades < 0.7:
-        return _ticks(low, high, 4)
+        return ticks(low, high, 4)
     mantissas = (1, 2, 5) if decades < 2.2 else (1,)
     stride = max(1, math.ceil(decades / 6))
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
-    ticks = [m * 10.0**power for power in powers for m in mantissas]
-    return [tick for tick in ticks if low <= tick <= high]
+    marks = [m * 10.0**power for power in powers for m in mantissas]
+    return [mark for mark in marks if low <= mark <= high]
 
 
 def _finite(value: object) -> bool:

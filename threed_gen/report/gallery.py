@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from threed_gen.report.meshes import data_url
 from threed_gen.report.run_data import RunData
 
+T = TypeVar("T")
 MOST_PREVIEWS = 24
 
 MOST_PIXELS = 1600  # width of an embedded picture
@@ -17,7 +19,7 @@ MOST_PIXELS = 1600  # width of an embedded picture
 
 def progress_section(run: RunData) -> str:
     """Contact sheets over the steps, under a slider."""
-    chosen = _spread(run.previews, MOST_PREVIEWS)
+    chosen = spread(run.previews, MOST_PREVIEWS)
     pictures = []
     for step, path in chosen:
         url = embedded(path)
@@ -68,7 +70,7 @@ def embedded(path: Path) -> str:
     return data_url(rgb, "WEBP", quality=88, method=4)
 
 
-def _spread(items: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
+def spread(items: Sequence[T], most: int) -> list[T]:
     """At most `most` items, first and last among them, evenly spread."""
     if len(items) <= most:
         return list(items)

@@ -7,6 +7,7 @@ from html import escape
 
 from threed_gen.report.charts import series
 from threed_gen.report.curves import Chart, last_value, short
+from threed_gen.report.document import Tile, alert
 from threed_gen.report.run_data import Record, RunData
 from threed_gen.report.text import number
 
@@ -43,10 +44,10 @@ def lead(run: RunData) -> str:
     return escape(" · ".join(parts))
 
 
-def tiles(run: RunData) -> str:
+def tiles(run: RunData) -> list[Tile]:
     """The few numbers that matter first."""
     done, planned = steps_of(run)
-    found: list[tuple[str, str, str]] = []
+    found: list[Tile] = []
     mean, worst = run.evaluation.get("mean") or {}, run.evaluation.get("worst") or {}
     if not mean and run.validation:
         mean, worst = run.validation[-1].get("mean") or {}, run.validation[-1].get("worst") or {}
@@ -65,12 +66,7 @@ def tiles(run: RunData) -> str:
     seconds = [r["seconds"] for r in run.metrics if isinstance(r.get("seconds"), int | float)]
     if seconds:
         found.append((_duration(sum(seconds)), "in training steps", f"{_pace(seconds)} each"))
-    cells = (
-        f"<div class=tile><b>{escape(value)}</b><span>{escape(title)}</span>"
-        f"<small>{escape(aside)}</small></div>"
-        for value, title, aside in found
-    )
-    return "".join(cells)
+    return found
 
 
 def alerts(run: RunData) -> str:
@@ -81,15 +77,10 @@ def alerts(run: RunData) -> str:
             f"step {w.get('step', '?')}: {w.get('warning', w.get('message', ''))}"
             for w in run.warnings
         ]
-        blocks.append(_list("Warnings while training", items))
+        blocks.append(alert("Warnings while training", items))
     if run.notes:
-        blocks.append(_list("Read from the run directory", run.notes, "quiet"))
+        blocks.append(alert("Read from the run directory", run.notes, "quiet"))
     return "".join(blocks)
-
-
-def _list(title: str, items: Sequence[str], kind: str = "") -> str:
-    rows = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f'<div class="alert {kind}"><b>{escape(title)}</b><ul>{rows}</ul></div>'
 
 
 def _first(records: Sequence[Record]) -> str:

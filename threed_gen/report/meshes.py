@@ -23,6 +23,8 @@ from threed_gen.geometry.render import Color, Frame, Scene, corner_normals
 
 MOST_FACES = 150_000  # of one mesh on the page
 REACH = 1.25  # positions are kept within ± this many radii of the frame
+# Three directions at right angles, far from all axes and diagonals.
+ASKEW = np.linalg.qr(np.array([[3.0, 1.0, 5.0], [7.0, 2.0, 1.0], [1.0, 8.0, 3.0]]))[0]
 FLOOR_SIZE = 48  # pixels of the floor's shadow
 ERROR_SPAN = 2.0  # voxels at which the error colour ends
 
@@ -89,24 +91,65 @@ def pack(
 
 
 def coarser(mesh: Mesh, most_faces: int = MOST_FACES) -> Mesh:
-    """`mesh` itself, or vertices joined on a grid just coarse enough for `most_faces`."""
+    """`mesh` itself, or vertices joined on a grid just coarse enough for `most_faces`.
+
+    Only vertices that face the same way are joined: the two sides of a thin wall stay apart.
+    """
     if len(mesh.faces) <= most_faces:
         return mesh
+    facing = _facing(mesh)
     low, high = mesh.bounds
-    cells = 1024.0
+    side = float((high - low).max())
+    ends = mesh.vertices[mesh.faces[:, :2]]  # [F, 2, 3]
+    edge = max(float(np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1).mean()), side / 1024)
+    fewer = len(mesh.faces) / most_faces
+    cells = side / edge
     while True:
-        key = np.floor((mesh.vertices - low) / (high - low).max() * cells).astype(np.int64)
-        _, number = np.unique(key, axis=0, return_inverse=True)
+        cells *= min(0.95, fewer**-0.5)  # faces are on a surface: they go with the square
+        cell = np.floor((mesh.vertices - low) / side * cells).astype(np.int64)
+        key = (cell[:, 0] * 2048 + cell[:, 1]) * 2048 + cell[:, 2]  # one number sorts faster
+        key = key * 8 + facing
+        _, number = np.unique(key, return_inverse=True)
         number = number.ravel()
         faces = number[mesh.faces]
         a, b, c = faces.T
-        faces = np.unique(_canonical(faces[(a != b) & (b != c) & (c != a)]), axis=0)
-        if len(faces) <= most_faces:
+        faces = _canonical(faces[(a != b) & (b != c) & (c != a)])
+        twice = np.zeros(len(faces), bool)
+        twice[1:] = (faces[1:] == faces[:-1]).all(axis=1)  # they are in ascending order
+        faces = faces[~twice]
+        fewer = len(faces) / most_faces
+        if fewer <= 1:
             break
-        cells *= 0.8
     count = np.bincount(number)
     mean = np.stack([np.bincount(number, mesh.vertices[:, k]) / count for k in range(3)], axis=1)
     return Mesh(mean, faces)
+
+
+def _facing(mesh: Mesh) -> npt.NDArray[np.int64]:
+    """A number from 0 to 7 for the way that each vertex faces, [V]; opposite ways always differ.
+
+    The eight sectors lie askew, so that walls along the axes and diagonals fall within one.
+    """
+    a, b, c = (mesh.vertices[mesh.faces[:, k]] for k in range(3))
+    normals = np.cross(b - a, c - a)  # [F, 3]
+    total = np.stack(
+        [
+            np.bincount(mesh.faces.ravel(), np.repeat(normals[:, k], 3), len(mesh.vertices))
+            for k in range(3)
+        ],
+        axis=1,
+    )  # [V, 3]
+    side = (total @ ASKEW.T > 0).astype(np.int64)
+    return side @ np.array([4, 2, 1])
+
+
+def viewable(
+    mesh: Mesh, frame: Frame, color: Color, error: npt.NDArray[Any] | None = None
+) -> tuple[dict[str, Any], str]:
+    """A mesh (at most MOST_FACES) for the viewer: its data, and the still picture before it."""
+    scene = Scene(mesh, frame)
+    packed = pack(mesh, frame, vertex_shade(scene, mesh), error)
+    return {**packed.as_json(), "floor": floor_shadow(scene)}, poster(scene, color)
 
 
 def poster(scene: Scene, color: Color, size: int = 256) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -11,14 +12,15 @@ from threed_gen.console import Progress
 from threed_gen.geometry.distance import TriangleDistance
 from threed_gen.geometry.mesh import Mesh, MeshError
 from threed_gen.geometry.mesh_io import load_mesh
-from threed_gen.geometry.render import CLAY, SLATE, Scene, frame_of
-from threed_gen.report.meshes import ERROR_SPAN, coarser, floor_shadow, pack, poster, vertex_shade
+from threed_gen.geometry.render import CLAY, SLATE, frame_of
+from threed_gen.report.meshes import ERROR_SPAN, coarser, viewable
 from threed_gen.report.run_data import Record, RunData
 from threed_gen.report.text import json_script, number
 
 FIRST_SHAPES = 16  # of a long evaluation, the first so many …
 WORST_SHAPES = 8  # … and these are shown in 3D
 FILLED = 0.95  # share of the unit cube that the longest side of a shape takes
+LOOKS = (("clay", "Clay"), ("edges", "Edges"), ("normals", "Normals"), ("error", "Error"))
 ROLES = (("truth", "ground truth", CLAY), ("reconstruction", "reconstruction", SLATE))
 FACTS = (
     ("iou", "IoU", 3), ("f@0.02", "F@0.02", 3), ("error_voxels", "error", 3),
@@ -50,7 +52,7 @@ def shapes_section(run: RunData) -> str:
         '<p class="intro">Drag to turn both, Ctrl + wheel or pinch to come closer, double-click to '
         f"go back.{some}</p>"
         '<p class="alert no-webgl" hidden>This browser offers no WebGL; still pictures are shown '
-        f"instead.</p>{_toolbar()}"
+        f"instead.</p>{toolbar(LOOKS)}"
         f'<div class="pairs">{"".join(cards)}</div>'
     )
 
@@ -65,15 +67,16 @@ def _choose(shapes: list[Record]) -> list[Record]:
     return shapes[:FIRST_SHAPES] + rest[:WORST_SHAPES]
 
 
-def _toolbar() -> str:
-    looks = (("clay", "Clay"), ("edges", "Edges"), ("normals", "Normals"), ("error", "Error"))
+def toolbar(looks: Sequence[tuple[str, str]]) -> str:
+    """Buttons that change how all meshes of the page are drawn; the viewer brings them to life."""
     buttons = "".join(
         f'<button type="button" data-look="{key}" aria-pressed="{str(key == "clay").lower()}">'
         f"{title}</button>"
         for key, title in looks
     )
     return (
-        f'<div class="toolbar" hidden><span class="segments" role="group" aria-label="material">'
+        f'<div class="toolbar looks" hidden><span class="segments" role="group" '
+        f'aria-label="material">'
         f"{buttons}</span>"
         '<button type="button" class="plain" data-spin aria-pressed="false">Spin</button>'
         '<button type="button" class="plain" data-home>Reset view</button>'
@@ -101,10 +104,8 @@ def _pair(run: RunData, shape: Record) -> str:
             error = None
             if role == "reconstruction" and "truth" in meshes:
                 error = _error(mesh, meshes["truth"], run.evaluation.get("resolution"))
-            scene = Scene(mesh, frame)
-            packed = pack(mesh, frame, vertex_shade(scene, mesh), error)
-            data[role] = {**packed.as_json(), "floor": floor_shadow(scene)}
-            inner = f'<img src="{poster(scene, color)}" alt="{title} of {escape(name)}">'
+            data[role], still = viewable(mesh, frame, color, error)
+            inner = f'<img src="{still}" alt="{title} of {escape(name)}">'
         figures.append(
             f'<figure class="view" data-role="{role}">{inner}<figcaption>{title}</figcaption>'
             "</figure>"

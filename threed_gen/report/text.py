@@ -14,6 +14,17 @@ def number(value: object, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
+def plain(text: object, most: int = 160) -> str:
+    """Text from a file as one harmless line: odd letters as their codes, a long middle left out."""
+    line = str(text)
+    if len(line) > most:
+        line = f"{line[: most // 2]} … {line[-(most // 2) :]}"
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in line
+    )
+
+
 def json_script(value: Any) -> str:
     """Data for page scripts; no text in it can end the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

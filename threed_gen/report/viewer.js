@@ -216,7 +216,7 @@
   new ResizeObserver(() => refresh(...pairs)).observe(document.body);
 
   // ---- toolbar --------------------------------------------------------------------------------
-  for (const bar of document.querySelectorAll(".toolbar")) {
+  for (const bar of document.querySelectorAll(".toolbar.looks")) {
     bar.hidden = false;
     for (const button of bar.querySelectorAll("[data-look]"))
       button.addEventListener("click", () => {
