@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.ssa import SSAPlan, build_plan, sort_coords
+from tests.sparse.grids import random_grid
 
 
 def shell(radius: float, resolution: int = 32, sample: int = 0, thickness: float = 0.9) -> Tensor:
@@ -31,13 +32,7 @@ def of_mask(mask: Tensor, sample: int = 0) -> Tensor:
 
 def random_voxels(counts: list[int], resolution: int = 24, seed: int = 0) -> Tensor:
     """counts[b] voxels in sample b, sorted."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for sample, count in enumerate(counts):
-        cell = torch.randperm(resolution**3, generator=generator)[:count]
-        xyz = [cell // resolution**2, cell // resolution % resolution, cell % resolution]
-        parts.append(torch.stack([torch.full_like(cell, sample), *xyz], dim=1))
-    return sort_coords(torch.cat(parts).int())[0]
+    return random_grid(resolution, counts, seed).coords
 
 
 def inputs(
