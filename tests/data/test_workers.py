@@ -225,6 +225,9 @@ def _busy_script(tmp_path: Path, deed: str) -> subprocess.Popen[str]:
     """A script with two children, both of which have begun their tasks."""
     process = _script(
         tmp_path,
+        "import signal\n"
+        # Whatever was started in the background by a shell ignores Ctrl-C, also these tests.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tests.data.tasks import lost, work\n"
         "from threed_gen.data.workers import run_tasks\n"
         f"tasks = [('sleep', 0), ('sleep', 0), ('{deed}', 0), ('{deed}', 0)]\n"
