@@ -155,6 +155,21 @@ def test_buried_edges_are_not_sharp() -> None:
     assert sdf.sharp[near].all()
 
 
+def test_an_edge_just_below_the_surface_is_not_sharp() -> None:
+    """A beam that runs into a box three voxels below its top."""
+    r = 64
+    voxel = 1.5 / 0.95 / r
+    beam = box((0.5, 0.4, 0.5), (1.5, 0.6, 1 - 3 * voxel))
+    sdf = build_sparse_sdf(join(box(), beam), r)
+    p = mesh_positions(sdf)
+    top = (p[..., 2] > 1 - 2.2 * voxel) & (np.abs(p[..., :2] - [0.7, 0.5]) < [0.1, 0.3]).all(
+        axis=-1
+    )
+    assert (top & sdf.band).any()
+    assert not (sdf.sharp & top).any()
+    assert sdf.sharp[(np.abs(p - [1.3, 0.4, 0.5]) < [0.05, voxel, voxel]).all(axis=-1)].all()
+
+
 def test_parts_that_do_not_touch_are_left_alone() -> None:
     apart = join(box(), box((1.02, 0, 0), (2, 1, 1)))
     report = measure(repair(apart), 64)[1]

@@ -137,6 +137,38 @@ def test_soup_with_gaps_of_a_voxel_becomes_solid(tau: float) -> None:
     assert signed_volume(mesh) == pytest.approx(4 / 3 * np.pi, rel=0.02)
 
 
+def slotted_block(width: float) -> Mesh:
+    """Loose rectangles around a unit block with a slot from above, 0.4 deep."""
+    low, high = 0.5 - width / 2, 0.5 + width / 2
+    outline = [(0, 0), (1, 0), (1, 1), (high, 1), (high, 0.6), (low, 0.6), (low, 1), (0, 1)]
+    quads = []
+    for (x0, z0), (x1, z1) in zip(outline, outline[1:] + outline[:1], strict=True):
+        quads.append([(x0, 0, z0), (x1, 0, z1), (x1, 1, z1), (x0, 1, z0)])
+    for y in (0, 1):
+        for x0, x1, z1 in ((0, low, 1), (low, high, 0.6), (high, 1, 1)):
+            quads.append([(x0, y, 0), (x1, y, 0), (x1, y, z1), (x0, y, z1)])
+    corners = np.array(quads, float)
+    corners += (corners.mean(axis=1, keepdims=True) - corners) * 0.002
+    faces = np.arange(len(quads))[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]])
+    return Mesh(corners.reshape(-1, 3), faces.reshape(-1, 3))
+
+
+def test_a_slot_narrower_than_the_shells_stays_open() -> None:
+    r = 64
+    width = 1.4 / r / 0.95
+    sdf, report = measure(repair(slotted_block(width)), r)
+    assert report.enclosed_pieces == 1
+    p = mesh_positions(sdf)
+    y = np.abs(p[..., 1] - 0.5) < 0.4
+    slot = y & (np.abs(p[..., 0] - 0.5) < width / 2) & (p[..., 2] > 0.65)
+    block = y & (np.abs(np.abs(p[..., 0] - 0.5) - 0.1) < 0.05) & (np.abs(p[..., 2] - 0.8) < 0.1)
+    assert np.count_nonzero(slot) > 300
+    assert np.count_nonzero(block) > 300
+    assert not sdf.inside[slot].any()
+    assert sdf.inside[block].all()
+    assert is_watertight(extract_mesh(sdf))
+
+
 def test_thin_plate_does_not_vanish() -> None:
     # Its faces lie between two layers of voxel centres: no voxel is inside.
     r = 64
