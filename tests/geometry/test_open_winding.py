@@ -44,6 +44,22 @@ def test_an_opening_gets_a_smooth_lid(height: float, tau_voxels: float) -> None:
     assert below_rim * 0.97 < signed_volume(out) < 4 / 3 * np.pi
 
 
+def test_lids_cross_from_brick_to_brick_without_a_tear() -> None:
+    """Three holes, tilted: the lids cut the corners of bricks in every way."""
+    ball = icosphere(1.0, 4)
+    rng = np.random.default_rng(1)
+    for resolution in (64, 96):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        way = rng.normal(size=(3, 3))
+        way /= np.linalg.norm(way, axis=1, keepdims=True)
+        middle = ball.triangles.mean(axis=1)
+        kept = (middle @ way.T < rng.uniform(0.75, 0.95, 3)).all(axis=1)
+        mesh = Mesh(ball.vertices @ turn.T, ball.faces[kept])
+        tau = 1.75 / resolution
+        sdf = build_sparse_sdf(mesh, resolution, tau, policy="winding", cap_extent=0.01)
+        assert is_watertight(extract_mesh(sdf))
+
+
 def test_lid_is_where_the_winding_number_is_one_half() -> None:
     import igl
 

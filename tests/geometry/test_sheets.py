@@ -155,7 +155,7 @@ def slotted_block(width: float) -> Mesh:
 
 def test_a_slot_narrower_than_the_shells_stays_open() -> None:
     r = 64
-    width = 1.4 / r / 0.95
+    width = 1.1 / r / 0.95
     sdf, report = measure(repair(slotted_block(width)), r)
     assert report.enclosed_pieces == 1
     p = mesh_positions(sdf)
