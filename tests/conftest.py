@@ -1,7 +1,7 @@
-"""What every test gets: one thread, and a clock that ends hanging tests.
+"""What every test gets: one thread, Triton's interpreter, and a clock that ends hanging tests.
 
 Thread counts have to be in the environment before numpy or torch load, and are inherited by the
-processes that tests start.
+processes that tests start. Triton has to know before it is imported that there is no GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SECONDS = 120
 SECONDS_LONG = 1200

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from kernels.ssa.cpu import ssa_cpu
+from kernels.ssa import ops
 from kernels.ssa.plan import SSAPlan
 from kernels.ssa.reference import ssa_reference
 
-Backend = Literal["auto", "reference", "cpu"]
+Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
 def spatial_sparse_attention(
@@ -29,8 +31,29 @@ def spatial_sparse_attention(
     _check(q_NHD, k_NGD, v_NGD, k_cmp_MGD, v_cmp_MGD, gates_N3, plan, top_k, backend)
     if not plan.tokens:
         return q_NHD
-    run = ssa_reference if backend == "reference" else ssa_cpu
-    return run(q_NHD, k_NGD, v_NGD, k_cmp_MGD, v_cmp_MGD, gates_N3, plan, top_k)
+    if backend == "reference":
+        return ssa_reference(q_NHD, k_NGD, v_NGD, k_cmp_MGD, v_cmp_MGD, gates_N3, plan, top_k)
+    chosen = _chosen(backend, q_NHD)
+    q, k, v, k_cmp, v_cmp, gates = (
+        x.contiguous() for x in (q_NHD, k_NGD, v_NGD, k_cmp_MGD, v_cmp_MGD, gates_N3)
+    )
+    compressed, lse = ops.compression(q, k_cmp, v_cmp, plan, chosen)
+    blocks = ops.select_blocks(q, k_cmp, lse, plan, top_k, chosen)
+    selected = ops.selection(q, k, v, blocks, plan, chosen)
+    near = ops.window(q, k, v, plan, chosen)
+    return ops.combine(compressed, selected, near, gates, chosen)
+
+
+def _chosen(backend: str, q: Tensor) -> str:
+    if backend == "auto":
+        backend = "cpu" if q.device.type == "cpu" else "triton"
+        _say_once(backend, q.device.type)
+    return backend
+
+
+@functools.cache
+def _say_once(backend: str, device: str) -> None:
+    logging.getLogger(__name__).info("spatial sparse attention on %s: %s", device, backend)
 
 
 def _check(

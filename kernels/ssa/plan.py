@@ -15,23 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.ssa.tables import (
+    KEY_TILE,
+    QUERY_TILES,
+    DenseTables,
+    Runs,
+    Tiles,
+    cut,
+    dense_tables,
+    longest,
+    runs_of,
+    starts_of,
+)
 from kernels.voxel_order import MAX_BATCH, MAX_RESOLUTION, canonical_key, window_key
 
 BLOCK = 8  # the canonical order keeps 8³ blocks together, so selection blocks are 8³
 CELLS = (4, 8)  # compression cells that are runs of rows in that order
-TILE = 64  # rows of a block that a kernel holds at a time
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Consecutive rows that belong together (blocks, cells), numbered over the whole batch."""
-
-    starts: Tensor  # int32 [count + 1], first row of each run
-    of_row: Tensor  # int32 [N], run of each row
-    of_sample: Tensor  # int32 [B + 1], first run of each sample
-    count: int
-    longest: int  # rows of the longest run
-    most: int  # runs of the sample that has most
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class WindowTable:
     order: Tensor  # int64 [N], rows sorted by window (stable)
     inverse: Tensor  # int64 [N], place of each row in `order`
     starts: Tensor  # int32 [windows + 1], first place of each window
+    dense: DenseTables  # every row of a window reads every row of it
+    shift: int
     count: int
     longest: int
 
@@ -60,9 +61,10 @@ class SSAPlan:
     cells: Runs  # compression cells, `cell`³
     block_of_cell: Tensor  # int32 [M], selection block that holds each cell
     place_in_cell: Tensor  # int32 [N], x*cell² + y*cell + z inside the cell, for P[c mod m_cmp]
-    tile_starts: Tensor  # int32 [T + 1]: blocks cut into tiles of at most 64 rows
-    block_of_tile: Tensor  # int32 [T]
-    windows: dict[int, WindowTable]  # by shift
+    samples: tuple[Tiles, ...]  # samples cut into tiles of so many rows, for each of QUERY_TILES
+    block_tiles: Tiles  # blocks cut into tiles of at most KEY_TILE rows
+    compression: DenseTables  # every row of a sample reads every cell of the sample
+    windows: tuple[WindowTable, WindowTable]  # shift 0 and window / 2
 
     @property
     def num_cells(self) -> int:
@@ -74,11 +76,16 @@ class SSAPlan:
         """Where the tables are."""
         return self.cu_seqlens.device
 
+    @property
+    def near(self) -> WindowTable:
+        """The windows of the current shift."""
+        return self.windows[self.shift > 0]
+
     def with_shift(self, shift: int) -> SSAPlan:
         """The same plan with the other window shift; shares every table."""
-        if shift not in self.windows:
-            known = " or ".join(map(str, self.windows))
-            raise ValueError(f"shift: got {shift}, this plan has {known}")
+        known = [table.shift for table in self.windows]
+        if shift not in known:
+            raise ValueError(f"shift: got {shift}, this plan has {known[0]} or {known[1]}")
         return dataclasses.replace(self, shift=shift)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SSAPlan:
@@ -110,18 +117,19 @@ def build_plan(
     samples = torch.arange(batch_size + 1, device=coords.device)
     cu_seqlens = torch.searchsorted(wide[:, 0].contiguous(), samples)
     key = canonical_key(coords)
-    blocks = _runs(key >> 9, cu_seqlens)
-    cells = _runs(key >> 6, cu_seqlens) if cell == 4 else blocks
+    blocks = runs_of(key >> 9, cu_seqlens)
+    cells = runs_of(key >> 6, cu_seqlens) if cell == 4 else blocks
     local = wide[:, 1:] % cell
     block_of_cell = blocks.of_row[cells.starts[:-1].long()]
-    tile_starts, block_of_tile = _tiles(blocks)
     return SSAPlan(
         tokens=len(coords), batch_size=batch_size, cell=cell, window=window, shift=shift,
-        cu_seqlens=cu_seqlens.int(), longest_sample=_longest(cu_seqlens),
+        cu_seqlens=cu_seqlens.int(), longest_sample=longest(cu_seqlens),
         blocks=blocks, cells=cells, block_of_cell=block_of_cell,
         place_in_cell=((local[:, 0] * cell + local[:, 1]) * cell + local[:, 2]).int(),
-        tile_starts=tile_starts, block_of_tile=block_of_tile,
-        windows={s: _windows(wide, window, s) for s in (0, window // 2)},
+        samples=tuple(cut(cu_seqlens, size) for size in QUERY_TILES),
+        block_tiles=cut(blocks.starts, KEY_TILE),
+        compression=dense_tables(cu_seqlens, cells.of_sample.long()),
+        windows=(_windows(wide, window, 0), _windows(wide, window, window // 2)),
     )  # fmt: skip
 
 
@@ -174,45 +182,23 @@ def _checked(coords: Tensor, batch_size: int | None) -> tuple[Tensor, int]:
     return coords, batch_size
 
 
-def _runs(key: Tensor, cu_seqlens: Tensor) -> Runs:
-    """Runs of equal keys [N]; keys of different samples differ."""
-    _, of_row, lengths = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
-    starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    of_sample = torch.searchsorted(starts[:-1].contiguous(), cu_seqlens)
-    return Runs(
-        starts.int(), of_row.int(), of_sample.int(),
-        count=len(lengths), longest=_longest(starts), most=_longest(of_sample),
-    )  # fmt: skip
-
-
-def _tiles(blocks: Runs) -> tuple[Tensor, Tensor]:
-    """Blocks cut into tiles of at most `TILE` rows: starts int32 [T + 1], block int32 [T]."""
-    starts = blocks.starts.long()
-    pieces = (starts.diff() + TILE - 1) // TILE
-    block = torch.repeat_interleave(torch.arange(blocks.count, device=starts.device), pieces)
-    first = pieces.cumsum(0) - pieces
-    rank = torch.arange(len(block), device=starts.device) - first[block]
-    return torch.cat([starts[block] + rank * TILE, starts[-1:]]).int(), block.int()
-
-
 def _windows(wide: Tensor, size: int, shift: int) -> WindowTable:
     key, order = torch.sort(window_key(wide, size, shift), stable=True)
     _, lengths = torch.unique_consecutive(key, return_counts=True)
-    starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    starts = starts_of(lengths)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order), device=order.device)
-    return WindowTable(order, inverse, starts.int(), len(lengths), _longest(starts))
-
-
-def _longest(starts: Tensor) -> int:
-    return int(starts.diff().max()) if len(starts) > 1 else 0
+    return WindowTable(
+        order, inverse, starts.int(), dense_tables(starts, starts), shift,
+        count=len(lengths), longest=longest(starts),
+    )  # fmt: skip
 
 
 def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
-    if isinstance(value, dict):
-        return {key: _move(item, device, non_blocking) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_move(item, device, non_blocking) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         parts = {f.name: _move(getattr(value, f.name), device, non_blocking) for f in fields}

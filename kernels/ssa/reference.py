@@ -78,7 +78,7 @@ def selection(
 
 def window(q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, plan: SSAPlan) -> Tensor:
     """Attention over the tokens of the own window, [N, H, D]."""
-    table = plan.windows[plan.shift]
+    table = plan.near
     lengths = table.starts.long().diff()
     number = torch.repeat_interleave(torch.arange(table.count, device=lengths.device), lengths)
     of_row = number[table.inverse]

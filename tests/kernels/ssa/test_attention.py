@@ -108,11 +108,22 @@ def test_a_batch_is_its_samples(backend: str) -> None:
         torch.testing.assert_close(whole[part], alone, rtol=1e-12, atol=1e-12)
 
 
-def test_another_order_of_the_same_voxels() -> None:
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_another_order_of_the_same_voxels(backend: str) -> None:
+    """Sorted by the plan's own helper, the same voxels get the same output per coordinate."""
     coords = shell(6.5, 16)
-    shuffled = coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(0))]
-    again, order = sort_coords(shuffled)
-    assert torch.equal(again, coords) and torch.equal(shuffled[order], coords)
+    plan = plan_of(coords)
+    tensors = inputs(plan)
+    wanted = attend(tensors, plan, 2, backend)
+    mixed = torch.randperm(len(coords), generator=torch.Generator().manual_seed(0))
+    again, order = sort_coords(coords[mixed])
+    assert torch.equal(again, coords)
+    cells = tensors[3:5]  # of cells, which have an order of their own
+    rows = [tensors[i][mixed][order] for i in (0, 1, 2, 5)]
+    got = attend([*rows[:3], *cells, rows[3]], plan_of(again), 2, backend)
+    back = torch.empty_like(got)
+    back[order] = got
+    assert torch.equal(back, wanted[mixed])
 
 
 def test_equal_scores_choose_the_lower_block() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from kernels.ssa import build_plan, sort_coords
+from kernels.ssa.tables import KEY_TILE, QUERY_TILES
 from tests.kernels.ssa.clouds import random_voxels, shell, torus
 
 CASES = {
@@ -41,17 +44,18 @@ def test_runs_are_the_occupied_blocks_and_cells(name: str, cell: int) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_tiles_cut_blocks_into_at_most_64_rows(name: str) -> None:
+def test_tiles_never_reach_over_a_border(name: str) -> None:
     plan = build_plan(sort_coords(CASES[name])[0])
-    starts, block = plan.tile_starts.tolist(), plan.block_of_tile.tolist()
-    assert starts[0] == 0 and starts[-1] == plan.tokens and len(block) == len(starts) - 1
-    for t, b in enumerate(block):
-        assert 1 <= starts[t + 1] - starts[t] <= 64
-        assert plan.blocks.of_row[starts[t] : starts[t + 1]].tolist() == [b] * (
-            starts[t + 1] - starts[t]
-        )
-        if starts[t + 1] - starts[t] < 64:  # only the last tile of a block is short
-            assert t + 1 == len(block) or block[t + 1] != b
+    borders = [(plan.block_tiles, plan.blocks.starts, KEY_TILE)]
+    borders += [(t, plan.cu_seqlens, n) for t, n in zip(plan.samples, QUERY_TILES, strict=True)]
+    for tiles, starts, size in borders:
+        wanted = [
+            (first, min(first + size, behind), run)
+            for run, (begin, behind) in enumerate(itertools.pairwise(starts.tolist()))
+            for first in range(begin, behind, size)
+        ]
+        got = zip(*tiles.bounds.T.tolist(), tiles.run.tolist(), strict=True) if wanted else []
+        assert list(got) == wanted and tiles.count == len(wanted)
 
 
 @pytest.mark.parametrize("shift", [0, 4])
@@ -59,7 +63,7 @@ def test_tiles_cut_blocks_into_at_most_64_rows(name: str) -> None:
 def test_windows(name: str, shift: int) -> None:
     coords = sort_coords(CASES[name])[0]
     plan = build_plan(coords).with_shift(shift)
-    table = plan.windows[plan.shift]
+    table = plan.near
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, (b, x, y, z) in enumerate(coords.tolist()):
         key = (b, (x + shift) // 8, (y + shift) // 8, (z + shift) // 8)

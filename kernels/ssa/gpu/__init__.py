@@ -1,0 +1,1 @@
+"""Triton kernels of Spatial Sparse Attention; need Triton to import."""
