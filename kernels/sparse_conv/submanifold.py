@@ -11,12 +11,13 @@ on the parents: 8 taps instead of 27, no neighbour map of the fine grid, exactly
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.library import custom_op
 
 from kernels.sparse_conv.gemm import ROWS, add_outer, multiply
 from kernels.sparse_conv.plan import KERNEL_VOLUME, upsample_taps
@@ -49,7 +50,7 @@ def upsample_conv(
     assert forward.shape == (8, parents, 8) and backward.shape == (parents, 64)
     assert kernel.shape[:2] == (KERNEL_VOLUME, channels)
     fold = _fold(x.device, kernel.dtype)
-    with torch.autocast(x.device.type, enabled=False):  # taps are added in the kernel's own dtype
+    with _no_autocast(x.device.type):  # taps are added in the kernel's own dtype
         folded = (fold @ kernel.reshape(KERNEL_VOLUME, -1)).view(64, channels, -1)
     x, folded, bias = _autocast(x, folded, bias)
     return _apply(x, folded, bias, forward, backward, False)
@@ -64,71 +65,106 @@ def _autocast(
     x: Tensor, kernel: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = x.dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     if x.dtype == torch.float64:
         dtype = x.dtype  # as PyTorch's own operators: autocast leaves float64 alone
     return x.to(dtype), kernel.to(dtype), None if bias is None else bias.to(dtype)
 
 
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(device):  # the meta device
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 def _apply(
     x: Tensor, kernel: Tensor, bias: Tensor | None, index: Tensor, back: Tensor, mirrored: bool
 ) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        out = _GatherGemm.apply(x, kernel, bias, index, back, mirrored)  # type: ignore[no-untyped-call]
-    assert isinstance(out, Tensor)
+    with _no_autocast(x.device.type):
+        out: Tensor = _gather_gemm(x, kernel, bias, index, back, mirrored)
     return out
 
 
-class _GatherGemm(torch.autograd.Function):
+@custom_op("threed_gen::gather_gemm", mutates_args=())
+def _gather_gemm(
+    x: Tensor,  # [N, C]
+    kernel: Tensor,  # [P*T, C, D]
+    bias: Tensor | None,  # [D]
+    index: Tensor,  # [P, M, T]
+    back: Tensor,  # [N, P*T]
+    mirrored: bool,
+) -> Tensor:
     """out[p * M + m] = bias + sum_t x[index[p, m, t]] @ kernel[p * T + t]; index == N reads zeros.
 
     `back` [N, P*T] lists, for every input row, the output rows that read it through (p, t), with
-    P*M for none; with `mirrored` (P = 1) its columns are in the order of descending t.
+    P*M for none; with `mirrored` (P = 1) its columns are in the order of descending t. An operator
+    of its own, so that `torch.compile` does not look inside (a loop over chunks, one per size).
     """
+    phases, rows, _ = index.shape
+    width = kernel.shape[2]
+    out = x.new_empty(phases * rows, width)
+    padded = _pad(x)
+    flat = kernel.reshape(phases, -1, width)  # [P, T*C, D]
+    for p in range(phases):
+        _gather_multiply(padded, index[p], flat[p], bias, out[p * rows : (p + 1) * rows])
+    return out
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,  # [N, C]
-        kernel: Tensor,  # [P*T, C, D]
-        bias: Tensor | None,  # [D]
-        index: Tensor,  # [P, M, T]
-        back: Tensor,  # [N, P*T]
-        mirrored: bool,
-    ) -> Tensor:
-        phases, rows, _ = index.shape
-        width = kernel.shape[2]
-        out = x.new_empty(phases * rows, width)
-        padded = _pad(x)
-        flat = kernel.reshape(phases, -1, width)  # [P, T*C, D]
-        for p in range(phases):
-            _gather_multiply(padded, index[p], flat[p], bias, out[p * rows : (p + 1) * rows])
-        ctx.save_for_backward(x, kernel, index, back)
-        ctx.mirrored, ctx.has_bias = mirrored, bias is not None
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, kernel, index, back = ctx.saved_tensors
-        phases, rows, _ = index.shape
-        grad = grad.contiguous()
-        grad_x = grad_kernel = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            turned = (kernel.flip(0) if ctx.mirrored else kernel).transpose(1, 2)
-            grad_x = torch.empty_like(x)
-            flat = turned.reshape(-1, x.shape[1])  # [P*T*D, C]
-            _gather_multiply(_pad(grad), back, flat, None, grad_x)
-        if ctx.needs_input_grad[1]:
-            padded = _pad(x)
-            sums = [
-                _weight_gradient(padded, index[p], grad[p * rows : (p + 1) * rows])
-                for p in range(phases)
-            ]
-            grad_kernel = torch.stack(sums).view(kernel.shape).to(kernel.dtype)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            grad_bias = grad.sum(0, dtype=_wide(grad.dtype)).to(grad.dtype)
-        return grad_x, grad_kernel, grad_bias, None, None, None
+@_gather_gemm.register_fake
+def _(x: Tensor, kernel: Tensor, bias: Tensor | None, index: Tensor, *_rest: Any) -> Tensor:
+    return x.new_empty(index.shape[0] * index.shape[1], kernel.shape[2])
+
+
+@custom_op("threed_gen::gather_gemm_input_grad", mutates_args=())
+def _input_gradient(grad: Tensor, kernel: Tensor, back: Tensor, mirrored: bool) -> Tensor:
+    turned = (kernel.flip(0) if mirrored else kernel).transpose(1, 2)
+    out = grad.new_empty(back.shape[0], kernel.shape[1])
+    _gather_multiply(_pad(grad), back, turned.reshape(-1, out.shape[1]), None, out)
+    return out
+
+
+@_input_gradient.register_fake
+def _(grad: Tensor, kernel: Tensor, back: Tensor, mirrored: bool) -> Tensor:
+    return grad.new_empty(back.shape[0], kernel.shape[1])
+
+
+@custom_op("threed_gen::gather_gemm_kernel_grad", mutates_args=())
+def _kernel_gradient(grad: Tensor, x: Tensor, index: Tensor) -> Tensor:
+    phases, rows, taps = index.shape
+    padded = _pad(x)
+    sums = [
+        _weight_gradient(padded, index[p], grad[p * rows : (p + 1) * rows]) for p in range(phases)
+    ]
+    return torch.stack(sums).view(phases * taps, x.shape[1], -1).to(grad.dtype)
+
+
+@_kernel_gradient.register_fake
+def _(grad: Tensor, x: Tensor, index: Tensor) -> Tensor:
+    return grad.new_empty(index.shape[0] * index.shape[2], x.shape[1], grad.shape[1])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, kernel, _, index, back, ctx.mirrored = inputs
+    ctx.save_for_backward(x, kernel, index, back)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, kernel, index, back = ctx.saved_tensors
+    needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
+    grad = grad.contiguous()
+    return (
+        _input_gradient(grad, kernel, back, ctx.mirrored) if needs_x else None,
+        _kernel_gradient(grad, x, index) if needs_kernel else None,
+        grad.sum(0, dtype=_wide(grad.dtype)).to(grad.dtype) if needs_bias else None,
+        None,
+        None,
+        None,
+    )
+
+
+_gather_gemm.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _gather_multiply(

@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from kernels.ssa import ops
@@ -47,7 +48,8 @@ def spatial_sparse_attention(
 def _chosen(backend: str, q: Tensor) -> str:
     if backend == "auto":
         backend = "cpu" if q.device.type == "cpu" else "triton"
-        _say_once(backend, q.device.type)
+        if not torch.compiler.is_compiling():
+            _say_once(backend, q.device.type)
     return backend
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.ssa.plan import SSAPlan
 
-LOGITS_AT_ONCE = 1 << 23  # numbers in the largest temporary of the compression branch
+LOGITS_AT_ONCE = 1 << 20  # numbers in the compression branch's temporaries: a cache holds them
 
 # KV group, the queries of the piece, the keys they read
 Piece = tuple[int, slice | Tensor, slice]

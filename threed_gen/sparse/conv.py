@@ -107,5 +107,6 @@ def choose_backend(backend: Backend, device: torch.device) -> Backend:
     """The backend that `auto` stands for on a device; the choice is logged once."""
     if backend != "auto":
         return backend
-    _announce("torch", device.type)
+    if not torch.compiler.is_compiling():
+        _announce("torch", device.type)
     return "torch"
