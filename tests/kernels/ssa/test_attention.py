@@ -19,6 +19,7 @@ CASES: dict[str, tuple[Tensor, int]] = {
     "one token": (torch.tensor([[0, 3, 4, 5]]), 1),
     "full block": (of_mask(torch.ones(8, 8, 8, dtype=torch.bool)), 1),
     "one per block": (torch.tensor([[0, 8 * i, 8 * j, 3] for i in range(4) for j in range(4)]), 1),
+    "one block per sample": (random_voxels([30, 1, 200], resolution=8), 3),
 }
 
 

@@ -18,6 +18,8 @@ OUTPUT, GRADIENT = 2e-6, 5e-6  # relative L2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = random_voxels([40, 0, 3, 50], resolution=16)
 SPARSE_GRID = torch.tensor([[0, 8 * i, 8 * j, 3] for i in range(4) for j in range(4)])
+CELLS = torch.cartesian_prod(torch.tensor([0, 8, 16]), *[torch.arange(4)] * 3)
+CELLS = torch.stack([CELLS[:, 0] * 0, CELLS[:, 0] + CELLS[:, 1], CELLS[:, 2], CELLS[:, 3]], 1)
 CASES: dict[str, tuple[Tensor, int]] = {
     "batch": (BATCH, 5),
     "sphere": (shell(3.5, 16), 1),
@@ -25,6 +27,8 @@ CASES: dict[str, tuple[Tensor, int]] = {
     "one token": (torch.tensor([[0, 3, 4, 5]]), 1),
     "full block": (of_mask(torch.ones(8, 8, 8, dtype=torch.bool)), 1),
     "one per block": (SPARSE_GRID, 1),
+    "blocks of exactly one tile": (CELLS, 1),
+    "one block per sample": (random_voxels([30, 1, 60], resolution=8), 3),
 }
 
 
@@ -97,6 +101,14 @@ def test_heads_cells_windows(
 def test_every_width(heads: tuple[int, int], width: int, cell: int) -> None:
     plan = plan_of(random_voxels([40, 20, 0, 90], 20), cell, 4, batch_size=5)
     compare(plan, rounded(plan, *heads, width), top_k=8)
+
+
+@pytest.mark.parametrize("branch", [0, 1, 2])
+def test_every_branch_alone(branch: int) -> None:
+    plan = plan_of(BATCH, shift=4, batch_size=5)
+    wide = rounded(plan)
+    wide[5] = F.one_hot(torch.tensor(branch), 3).double().repeat(plan.tokens, 1).requires_grad_()
+    compare(plan, wide, top_k=2)
 
 
 def test_full_attention_when_every_block_is_chosen() -> None:
@@ -202,10 +214,10 @@ def test_what_the_kernels_do_not_take() -> None:
 
 
 def test_tiles_of_every_size_are_used() -> None:
-    """The cases above cover each number of queries per program, in both kinds of branches."""
-    from kernels.ssa.gpu.shapes import Heads
+    """The cases above cover each number of queries per program."""
+    from kernels.ssa.gpu.shapes import chosen_heads, dense_heads
 
-    used = {
-        Heads.packed(h, g, rows).queries for h, g in ((4, 2), (8, 1), (40, 1)) for rows in (64, 128)
-    }
-    assert used == set(QUERY_TILES)
+    k = torch.empty(1, 1, 16)
+    queries = [torch.empty(1, heads, 16) for heads in (2, 8, 40)]
+    packed = [pack(q, k) for q in queries for pack in (chosen_heads, dense_heads)]
+    assert {heads.queries for heads in packed} == set(QUERY_TILES)
