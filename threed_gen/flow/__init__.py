@@ -1,0 +1,1 @@
+"""Rectified flow: from noise to latents along straight paths, in training and in generation."""
