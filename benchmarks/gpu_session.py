@@ -26,11 +26,15 @@ SHAPES, RESOLUTIONS, STEPS = 12, (256, 512), 100
 
 
 def prepare(_: argparse.Namespace) -> int:
-    """Procedural shapes at 256³ and 512³, as shards beside this script."""
+    """Procedural shapes at 256³ and 512³, as shards beside this script; latent coordinates."""
+    from benchmarks.ssa import coordinates
+    from benchmarks.ssa.prepare import prepare as prepare_coordinates
     from threed_gen.data.prepare import prepare as build
     from threed_gen.data.sources import ProceduralSource
 
     build(ProceduralSource(SHAPES, 0), DATA, list(RESOLUTIONS), workers=2)
+    if not coordinates.FILE.exists():
+        prepare_coordinates(None, coordinates.FILE)
     size = sum(path.stat().st_size for path in DATA.rglob("*.tar"))
     print(f"{DATA}: {size / 2**20:.1f} MiB of shards")
     return int(size > 40 * 2**20)
@@ -141,10 +145,26 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-STAGES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "conv": check_conv,
-    "ss_vae_256": lambda device: train(device, 256, "direct3d-s2.yaml"),
-    "ss_vae_512": lambda device: train(device, 512, "direct3d-s2.yaml"),
+def attention(device: str, out: Path, stage: str) -> dict[str, Any]:
+    """A stage of `benchmarks.ssa`, whose page and records go to `out` as well."""
+    from benchmarks.ssa import __main__ as ssa
+
+    where = ["--out", str(out), "--records", str(out / "ssa.jsonl")]
+    code = ssa.main(["--device", device, "--stage", stage, *where])
+    if code not in (ssa.DONE, ssa.PARTLY):
+        raise SystemExit(f"ssa_{stage} is not done (code {code}); call again to go on")
+    return {"exit_code": code}
+
+
+STAGES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
+    "conv": lambda device, _: check_conv(device),
+    "ss_vae_256": lambda device, _: train(device, 256, "direct3d-s2.yaml"),
+    "ss_vae_512": lambda device, _: train(device, 512, "direct3d-s2.yaml"),
+    "ssa_headline": lambda device, out: attention(device, out, "headline"),
+    "ssa_sizes": lambda device, out: attention(device, out, "sizes"),
+    "ssa_types": lambda device, out: attention(device, out, "types"),
+    "ssa_heads": lambda device, out: attention(device, out, "heads"),
+    "ssa_patterns": lambda device, out: attention(device, out, "patterns"),
 }
 
 
@@ -162,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{name}: already done")
             continue
         print(f"{name} …", flush=True)
-        result = STAGES[name](arguments.device)
+        result = STAGES[name](arguments.device, arguments.out)
         machine = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
         result |= {"machine": machine, "torch": torch.__version__,
                    "date": f"{datetime.date.today()}"}  # fmt: skip

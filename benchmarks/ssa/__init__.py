@@ -1,0 +1,1 @@
+"""Correctness and speed of Spatial Sparse Attention; `python -m benchmarks.ssa --help`."""
