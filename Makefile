@@ -3,6 +3,7 @@
 #   make quickstart                  from nothing to a trained model and a page to look at
 #   MESHES=DIR make quickstart       the same with your own meshes
 #   make setup PYTHON=python3.11     choose the Python that .venv is made from
+#   make setup CONSTRAINTS=FILE      exact versions, as pip's --constraint; .ci/run passes its own
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -20,7 +21,8 @@ help:  ## this list
 	@echo "  Your own meshes:  MESHES=DIR make quickstart"
 
 setup:  ## make .venv and install everything into it (says how much it downloads first)
-	@python3 launcher/bootstrap.py --venv "$(VENV)" $(if $(PYTHON),--python "$(PYTHON)")
+	@python3 launcher/bootstrap.py --venv "$(VENV)" $(if $(PYTHON),--python "$(PYTHON)") \
+		$(if $(CONSTRAINTS),--constraints "$(CONSTRAINTS)")
 
 quickstart: setup  ## 12 shapes, prepared, trained on, rebuilt, shown on a page (minutes, CPU)
 	@$(BIN)/threed-gen quickstart $(if $(MESHES),--meshes "$(MESHES)")

@@ -17,7 +17,7 @@ REQUIRES = [
     # learning
     "torch>=2.11,<2.14",
     "deepspeed==0.19.*",
-    "triton>=3.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "triton>=3.6,<3.10; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorboard>=2.16",
     "safetensors>=0.5",
     # geometry

@@ -55,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make setup", description=__doc__.split("\n\n")[0])
     parser.add_argument("--python", help="the Python that .venv is made from (default: best found)")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv")
+    parser.add_argument("--constraints", type=Path, help="pip's file of exact versions, for CI")
     args = parser.parse_args(argv)
     try:
-        set_up(args.venv.absolute(), args.python)
+        set_up(args.venv.absolute(), args.python, args.constraints)
     except SetupError as err:
         print(f"set-up: {err}", file=sys.stderr)
         return 2
@@ -67,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def set_up(venv: Path, python: str | None) -> None:
+def set_up(venv: Path, python: str | None, constraints: Path | None = None) -> None:
     """Bring `venv` up to date with setup.py, or return at once when it is."""
+    if constraints is not None and not constraints.is_file():
+        raise SetupError(f"--constraints {constraints}: there is no such file")
     stamp = venv / STAMP
-    key = fingerprint(python)
+    key = fingerprint(python, constraints)
     before = read_stamp(stamp)
     if before.get("key") == key and (venv / "bin/python").exists():
         return
@@ -90,7 +93,7 @@ def set_up(venv: Path, python: str | None) -> None:
     install_torch(own, official)
     extras = "dev,cu120" if spconv else "dev"
     step(f"[2/2] threed-gen and its libraries: pip install -e .[{extras}]")
-    pip(own, "install", "-e", f"{ROOT}[{extras}]", f"torch=={TORCH}")
+    pip(own, "install", "-e", f"{ROOT}[{extras}]", f"torch=={TORCH}", *pinned(constraints, build))
     versions = output(own, "-c", "import torch; print(torch.__version__)")
     if versions is None:
         raise SetupError("torch was installed but does not start; see the message above")
@@ -101,11 +104,23 @@ def set_up(venv: Path, python: str | None) -> None:
     step(f"set-up done in {time.monotonic() - start:.0f} s: {venv / 'bin/threed-gen'} --help")
 
 
-def fingerprint(python: str | None) -> str:
+def pinned(constraints: Path | None, build: str) -> list[str]:
+    """What makes pip keep to `constraints`. They pin Triton, and torch's CUDA build its own one."""
+    if constraints is None:
+        return []
+    if build == "cuda":
+        step(f"      {constraints} is left out: torch's CUDA build chooses its own Triton")
+        return []
+    return ["--constraint", str(constraints)]
+
+
+def fingerprint(python: str | None, constraints: Path | None = None) -> str:
     """Changes whenever a second run would have something to do."""
     digest = hashlib.sha256(f"{ROOT}\n{python}\n".encode())
     for name in ("setup.py", "launcher/bootstrap.py"):
         digest.update((ROOT / name).read_bytes())
+    if constraints is not None:
+        digest.update(constraints.read_bytes())
     return digest.hexdigest()
 
 

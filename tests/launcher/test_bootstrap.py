@@ -6,6 +6,7 @@ The real installation is tested by every fresh `make setup`; here pip and venv a
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -46,6 +47,30 @@ def test_a_changed_requirement_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     before = bootstrap.fingerprint(None)
     (tmp_path / "setup.py").write_text("b")
     assert bootstrap.fingerprint(None) != before
+
+
+def test_constraints_reach_pip_and_are_part_of_the_stamp(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "constraints.txt"
+    with pytest.raises(SetupError, match="no such file"):
+        bootstrap.set_up(tmp_path, None, file)
+    file.write_text("triton==3.9.0\n")
+    first = bootstrap.fingerprint(None, file)
+    file.write_text("triton==3.8.0\n")
+    assert len({first, bootstrap.fingerprint(None, file), bootstrap.fingerprint(None)}) == 3
+    assert bootstrap.pinned(file, "cpu") == ["--constraint", str(file)]
+    assert bootstrap.pinned(None, "cpu") == []
+    assert bootstrap.pinned(file, "cuda") == []
+    assert "torch's CUDA build chooses its own Triton" in capsys.readouterr().out
+
+
+def test_ci_pins_a_triton_that_users_may_have() -> None:
+    pins = (ROOT / ".ci" / "constraints.txt").read_text()
+    version = re.search(r"^triton==(\d+)\.(\d+)\.\d+$", pins, re.MULTILINE)
+    allowed = re.search(r'"triton>=3\.6,<(\d+)\.(\d+);', (ROOT / "setup.py").read_text())
+    assert version and allowed
+    assert (3, 6) <= tuple(map(int, version.groups())) < tuple(map(int, allowed.groups()))
 
 
 def test_a_torn_stamp_means_start_again(tmp_path: Path) -> None:

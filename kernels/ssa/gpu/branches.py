@@ -7,7 +7,7 @@ from torch import Tensor
 from kernels.ssa.gpu.gates import combine_backward, combine_forward
 from kernels.ssa.gpu.lists import selection_readers, selection_walk
 from kernels.ssa.gpu.readers import readers_backward
-from kernels.ssa.gpu.shapes import Heads
+from kernels.ssa.gpu.shapes import chosen_heads, dense_heads
 from kernels.ssa.gpu.topk import best_blocks
 from kernels.ssa.gpu.walk import walk_backward, walk_forward
 from kernels.ssa.plan import SSAPlan
@@ -18,8 +18,6 @@ __all__ = [
     "select_blocks", "selection_backward", "selection_forward", "window_backward", "window_forward",
 ]  # fmt: skip
 
-DENSE_ROWS = 128  # rows of a program where every query reads the same keys
-CHOSEN_ROWS = 64  # rows of a program whose queries read different blocks: few, to read few in vain
 READERS_SHARE = 2048  # queries per work item of a block that was chosen by many
 
 select_blocks = best_blocks
@@ -43,7 +41,7 @@ def selection_forward(
     q: Tensor, k: Tensor, v: Tensor, blocks_NGk: Tensor, plan: SSAPlan
 ) -> tuple[Tensor, Tensor]:
     """Attention over the tokens of the chosen blocks: [N, H, D], natural LSE [N, H]."""
-    heads = Heads.packed(q.shape[1], k.shape[1], CHOSEN_ROWS)
+    heads = chosen_heads(q, k)
     return walk_forward(q, k, v, selection_walk(blocks_NGk, plan, heads.queries), heads)
 
 
@@ -52,11 +50,11 @@ def selection_backward(
     plan: SSAPlan,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v."""
-    heads = Heads.packed(q.shape[1], k.shape[1], CHOSEN_ROWS)
+    heads = chosen_heads(q, k)
     walk = selection_walk(blocks_NGk, plan, heads.queries)
     dq, delta = walk_backward(q, k, v, out, lse, grad, walk, heads)
     readers = selection_readers(blocks_NGk, plan, READERS_SHARE)
-    return dq, *readers_backward(q, k, v, lse, delta, grad, readers, heads)
+    return dq, *readers_backward(q, k, v, lse, delta, grad, readers)
 
 
 def window_forward(q: Tensor, k: Tensor, v: Tensor, plan: SSAPlan) -> tuple[Tensor, Tensor]:
@@ -78,13 +76,13 @@ def window_backward(
 
 
 def _dense_forward(q: Tensor, k: Tensor, v: Tensor, tables: DenseTables) -> tuple[Tensor, Tensor]:
-    heads = Heads.packed(q.shape[1], k.shape[1], DENSE_ROWS)
+    heads = dense_heads(q, k)
     return walk_forward(q, k, v, tables.walk(heads.queries), heads)
 
 
 def _dense_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, tables: DenseTables
 ) -> tuple[Tensor, Tensor, Tensor]:
-    heads = Heads.packed(q.shape[1], k.shape[1], DENSE_ROWS)
+    heads = dense_heads(q, k)
     dq, delta = walk_backward(q, k, v, out, lse, grad, tables.walk(heads.queries), heads)
-    return dq, *readers_backward(q, k, v, lse, delta, grad, tables.readers, heads)
+    return dq, *readers_backward(q, k, v, lse, delta, grad, tables.readers)

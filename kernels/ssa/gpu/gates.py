@@ -16,7 +16,7 @@ def combine_forward(compressed: Tensor, selected: Tensor, near: Tensor, gates: T
     tokens, width = len(out), out.shape[1] * out.shape[2]
     _combine[(triton.cdiv(tokens, TOKENS),)](
         compressed, selected, near, gates, out, tokens, width,
-        TOKENS=TOKENS, WIDTH=_step(width),
+        TOKENS=TOKENS, WIDTH=_step(width), enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -30,7 +30,7 @@ def combine_backward(
     tokens, width = len(grad), grad.shape[1] * grad.shape[2]
     _combine_backward[(triton.cdiv(tokens, TOKENS),)](
         grad, compressed, selected, near, gates, da, db, dc, dgates, tokens, width,
-        TOKENS=TOKENS, WIDTH=_step(width),
+        TOKENS=TOKENS, WIDTH=_step(width), enable_fp_fusion=True,
     )  # fmt: skip
     return da, db, dc, dgates
 
@@ -39,7 +39,7 @@ def _step(width: int) -> int:
     return min(1024, triton.next_power_of_2(width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _combine(A, B, C, GATES, OUT, tokens, width, TOKENS: tl.constexpr, WIDTH: tl.constexpr):
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     there = token < tokens
@@ -54,7 +54,7 @@ def _combine(A, B, C, GATES, OUT, tokens, width, TOKENS: tl.constexpr, WIDTH: tl
         tl.store(OUT + at, out.to(OUT.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _combine_backward(
     GRAD, A, B, C, GATES, DA, DB, DC, DGATES, tokens, width,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr,

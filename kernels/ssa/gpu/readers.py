@@ -13,36 +13,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.ssa.gpu.shapes import Heads
+from kernels.ssa.gpu.shapes import reader_heads
 from kernels.ssa.gpu.walk import LOG2E
 from kernels.ssa.tables import KEY_TILE, Readers
 
+OF_THE_BATCH = ("tiles", "items")  # sizes that every batch changes: not a reason to compile again
+
 
 def readers_backward(
-    q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, grad: Tensor, readers: Readers,
-    heads: Heads,
+    q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, grad: Tensor, readers: Readers
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of k and v [M, G, D]; lse and delta [N, H] come from the walk's two passes."""
     tiles, groups, width = readers.tiles.shape[0], k.shape[1], k.shape[2]
     items = readers.item_tile.shape[1]
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     partial = k.new_empty(2, groups, items, KEY_TILE, width, dtype=torch.float32)
-    per_group = readers.part.shape[0] > 1
+    per_group, listed = readers.part.shape[0] > 1, readers.rows.shape[0] > 0
+    heads = reader_heads(q, k, listed)
     _items[(items, groups)](
         q, k, v, lse, delta, grad, readers.tiles, readers.part, readers.rows,
         readers.item_tile, readers.first_item, dk, dv, partial,
         tiles, items, q.shape[1], groups, heads.share, readers.share,
-        PER_GROUP=per_group, LISTED=readers.rows.shape[0] > 0, CHUNKS=heads.chunks, D=width,
+        PER_GROUP=per_group, LISTED=listed, CHUNKS=heads.chunks, D=width,
         **heads.constants(), **heads.options(),
     )  # fmt: skip
     _add_up[(tiles, groups)](
         readers.tiles, readers.first_item, partial, dk, dv, tiles, items, groups,
-        PER_GROUP=per_group, D=width, KEYS=KEY_TILE, num_warps=4,
+        PER_GROUP=per_group, D=width, KEYS=KEY_TILE, num_warps=8, enable_fp_fusion=True,
     )  # fmt: skip
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _items(
     Q, K, V, LSE, DELTA, GRAD, TILES, PART, READER, ITEM_TILE, FIRST_ITEM, DK, DV, PARTIAL,
     tiles, items, H, G, share, queries_per_item,
@@ -105,7 +107,7 @@ def _items(
         tl.store(PARTIAL + behind + slot_of * KEYS * D + cell, dv)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _add_up(
     TILES, FIRST_ITEM, PARTIAL, DK, DV, tiles, items, G,
     PER_GROUP: tl.constexpr, D: tl.constexpr, KEYS: tl.constexpr,

@@ -1,12 +1,25 @@
-"""How heads and queries are packed into the rows of a kernel's matrices."""
+"""How heads and queries are packed into the rows of a kernel's matrices, and what runs them.
+
+The figures come from compiling for sm_80, sm_90 and sm_100 (`python -m kernels.offline`): the most
+rows with which nothing spills, then the most programs on a multiprocessor. Both the launchers and
+the offline table take them from here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
+
 from kernels.ssa.tables import KEY_TILE, QUERY_TILES
 
 MAX_ROWS = 16  # heads of a KV group in one program; larger groups take several
+DENSE_ROWS = 128  # rows of a program where every query reads the same keys
+CHOSEN_ROWS = 64  # rows of a program whose queries read different blocks: few, to read few in vain
+READER_ROWS = 64  # rows that a tile of keys gathers at a time: two gradients lie in registers
+EXACT_ROWS = 16  # rows in fp32, which has no matrix unit: factors lie in registers as well
 
 
 @dataclass(frozen=True)
@@ -15,15 +28,9 @@ class Heads:
 
     share: int  # query heads per KV head
     rows: int  # a power of two; rows behind the last head are idle
-    queries: int  # one of QUERY_TILES
-
-    @classmethod
-    def packed(cls, heads: int, groups: int, matrix_rows: int) -> Heads:
-        """As many queries as fill a matrix of so many rows (64: one warpgroup's product)."""
-        share = heads // groups
-        rows = min(MAX_ROWS, 1 << (share - 1).bit_length())
-        queries = min(max(QUERY_TILES), max(min(QUERY_TILES), matrix_rows // rows))
-        return cls(share, rows, queries)
+    queries: int  # a power of two; one of QUERY_TILES in a walk
+    warps: int
+    stages: int  # of the pipeline that loads keys, or readers, ahead
 
     @property
     def chunks(self) -> int:
@@ -34,6 +41,79 @@ class Heads:
         """Compile-time sizes of a kernel."""
         return {"QUERIES": self.queries, "ROWS": self.rows, "KEYS": KEY_TILE}
 
-    def options(self) -> dict[str, int]:
-        """Warps and pipeline stages: 4 warps per 64 rows."""
-        return {"num_warps": 8 if self.queries * self.rows > 64 else 4, "num_stages": 3}
+    def options(self) -> dict[str, int | bool]:
+        """Options of a launch. Triton's default of fusing a product with a sum changes in 3.10."""
+        return {
+            "num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True,
+        }  # fmt: skip
+
+
+def dense_heads(q: Tensor, k: Tensor) -> Heads:
+    """For q [N, H, D] that reads runs of k [M, G, D] as a whole: compression and windows."""
+    if _exact(q):
+        return _pack(q, k, EXACT_ROWS, warps=8, stages=2)
+    width = q.shape[2]
+    if width > 64 and not _wide_unit():
+        return _pack(q, k, DENSE_ROWS // 2, warps=8, stages=2)
+    # up to 32 numbers, a multiprocessor holds two programs of 2 stages but one of 3; with 128, the
+    # shared memory is large enough for 2
+    return _pack(q, k, DENSE_ROWS, warps=8, stages=3 if width == 64 else 2)
+
+
+def chosen_heads(q: Tensor, k: Tensor) -> Heads:
+    """For q [N, H, D] that reads the blocks of k [N, G, D] which it chose."""
+    if _exact(q):
+        return _pack(q, k, EXACT_ROWS, warps=8, stages=2)
+    if q.shape[2] > 64:
+        return _pack(q, k, CHOSEN_ROWS, warps=8, stages=2)
+    return _pack(q, k, CHOSEN_ROWS, warps=4, stages=3)
+
+
+def score_heads(q: Tensor, k: Tensor) -> Heads:
+    """For the scores of q [N, H, D] on k [M, G, D]."""
+    if _exact(q):
+        return _pack(q, k, EXACT_ROWS, warps=4, stages=1)
+    if q.shape[2] > 64:
+        return _pack(q, k, DENSE_ROWS // 2, warps=8, stages=2)
+    return _pack(q, k, DENSE_ROWS, warps=8, stages=3)
+
+
+def reader_heads(q: Tensor, k: Tensor, listed: bool) -> Heads:
+    """For tiles of k [M, G, D] that gather their readers q [N, H, D], from a list or in a row."""
+    if _exact(q):
+        return _pack(q, k, EXACT_ROWS, warps=8, stages=2, tiled=False)
+    width = q.shape[2]
+    if width > 64:
+        return _pack(q, k, READER_ROWS // 2, warps=8, stages=2, tiled=False)
+    rows = READER_ROWS if width < 64 or _wide_unit() else READER_ROWS // 2
+    return _pack(q, k, rows, warps=4, stages=3 if listed else 2, tiled=False)
+
+
+def _pack(q: Tensor, k: Tensor, rows: int, warps: int, stages: int, tiled: bool = True) -> Heads:
+    """Heads first, then as many queries as fill `rows`; tiled: one of QUERY_TILES."""
+    share = q.shape[1] // k.shape[1]
+    members = min(MAX_ROWS, 1 << (share - 1).bit_length(), rows // min(QUERY_TILES))
+    queries = rows // members
+    if tiled and queries > max(QUERY_TILES):  # few heads share a key: fewer rows, fewer warps
+        queries = max(QUERY_TILES)
+        warps = 4 if queries * members < 64 else warps
+    return Heads(share, members, queries, warps, stages)
+
+
+def _exact(q: Tensor) -> bool:
+    """Whether products are of fp32, and registers are scarce.
+
+    The interpreter computes in fp32 alone and has none: it takes the tiles of 16-bit numbers.
+    """
+    return q.element_size() > 2 and not knobs.runtime.interpret
+
+
+def _wide_unit() -> bool:
+    """Whether matrix products take factors from shared memory and have room for large results.
+
+    That is wgmma and tcgen05. Before sm_90, and on consumer cards, both lie in registers.
+    """
+    if knobs.runtime.interpret:
+        return True
+    target = driver.active.get_current_target()
+    return bool(target.backend == "cuda" and 90 <= target.arch < 120)

@@ -12,13 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.ssa.gpu.shapes import Heads
+from kernels.ssa.gpu.shapes import score_heads
 from kernels.ssa.gpu.walk import LOG2E
 from kernels.ssa.plan import SSAPlan
 from kernels.ssa.tables import QUERY_TILES
 
 SCORES_AT_ONCE = 1 << 26  # fp32 numbers: 256 MiB
 SPAN = 1024  # blocks of a row that are looked at together
+OF_THE_BATCH = ("start", "total", "most")  # sizes that are not a reason to compile again
 
 
 def best_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, plan: SSAPlan, top_k: int) -> Tensor:
@@ -26,7 +27,7 @@ def best_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, plan: SSAPlan, top_k: int
 
     q [N, H, D], k_cmp [M, G, D]; lse [N, H], natural, of the compression branch.
     """
-    heads = Heads.packed(q.shape[1], k_cmp.shape[1], 128)
+    heads = score_heads(q, k_cmp)
     tiles = plan.samples[QUERY_TILES.index(heads.queries)]
     groups, most = k_cmp.shape[1], plan.blocks.most
     blocks = torch.empty(len(q), groups, top_k, dtype=torch.int32, device=q.device)
@@ -47,18 +48,18 @@ def best_blocks(q: Tensor, k_cmp: Tensor, lse: Tensor, plan: SSAPlan, top_k: int
         _best[(triton.cdiv(total, rows), groups)](
             scores, tiles.bounds, tiles.run, plan.blocks.of_sample, blocks, start, total, groups,
             most, K=top_k, WIDTH=triton.next_power_of_2(top_k), QUERIES=heads.queries, ROWS=rows,
-            SPAN=span, num_warps=1,
+            SPAN=span, num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
     return blocks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _score(
     Q, K, LSE, TILES, SAMPLE, CELLS, BLOCKS, BLOCK_OF_CELL, SCORE, start, H, G, share, most,
     ONE_CELL: tl.constexpr, CHUNKS: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """Scores [queries of the chunk, G, most] of one tile of queries, block numbers of the sample."""
+    """Scores [queries of the chunk, G, most] of a tile of queries, block numbers of the sample."""
     tile = tl.program_id(0) + start
     group = tl.program_id(1)
     sample = tl.load(SAMPLE + tile)
@@ -79,9 +80,11 @@ def _score(
         at_key = (key.to(tl.int64) * G + group)[:, None] * D + d[None, :]
         k = tl.load(K + at_key, mask=inside[:, None], other=0.0)
         score = tl.zeros([QUERIES, KEYS], tl.float32)
-        for chunk in tl.static_range(CHUNKS):
+        for chunk in range(CHUNKS):  # unrolled, it would take the registers of all chunks
             if CHUNKS > 1:
-                q, top, live = _queries(Q, LSE, TILES, tile, group, chunk, H, share, D, QUERIES, ROWS)
+                q, top, live = _queries(
+                    Q, LSE, TILES, tile, group, chunk, H, share, D, QUERIES, ROWS
+                )
             s = tl.dot(q, tl.trans(k), input_precision="ieee") * (LOG2E / D**0.5)
             p = tl.where(live[:, None], tl.exp2(s - top[:, None]), 0.0)
             score += tl.sum(tl.reshape(p, [QUERIES, ROWS, KEYS]), 1)
@@ -135,7 +138,7 @@ def _per_block(
     return score, carry, carried, last
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _best(
     SCORE, TILES, SAMPLE, BLOCKS, CHOSEN, start, total, G, most,
     K: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr,

@@ -23,9 +23,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # A finite start of the running maximum: rows that no key has reached yet stay free of NaN.
 LOWEST = tl.constexpr(-1.0e30)
+# Sizes that every batch changes: compiled once, not once for 1, for multiples of 16 and for others.
+OF_THE_BATCH = ("tiles", "plane")
 
 
-def walk_forward(q: Tensor, k: Tensor, v: Tensor, walk: Walk, heads: Heads) -> tuple[Tensor, Tensor]:
+def walk_forward(
+    q: Tensor, k: Tensor, v: Tensor, walk: Walk, heads: Heads
+) -> tuple[Tensor, Tensor]:
     """Attention of q [N, H, D] over the keys of its walk: [N, H, D], natural LSE [N, H] in fp32."""
     out = torch.zeros_like(q)
     lse = q.new_full(q.shape[:2], float("-inf"), dtype=torch.float32)
@@ -43,7 +47,7 @@ def walk_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, walk: Walk,
     heads: Heads,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradient of q [N, H, D], and sum over D of grad · out [N, H] in fp32 for `readers_backward`."""
+    """Gradient of q [N, H, D]; sum over D of grad · out [N, H] in fp32, for `readers_backward`."""
     dq = torch.zeros_like(q)
     delta = q.new_zeros(q.shape[:2], dtype=torch.float32)
     grid = (walk.tiles.shape[0], k.shape[1] * heads.chunks)
@@ -56,7 +60,7 @@ def walk_backward(
     return dq, delta
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _forward(
     Q, K, V, TILES, RUNS, STEPS, OUT, LSE, tiles, plane, H, G, share,
     CAPACITY: tl.constexpr, PER_GROUP: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
@@ -101,7 +105,7 @@ def _forward(
     tl.store(LSE + row, lse, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=OF_THE_BATCH)
 def _backward(
     Q, K, V, OUT, LSE, GRAD, TILES, RUNS, STEPS, DQ, DELTA, tiles, plane, H, G, share,
     CAPACITY: tl.constexpr, PER_GROUP: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
