@@ -52,6 +52,7 @@ def make_meshes(folder: Path) -> None:
     (folder / "empty.stl").write_bytes(b"")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # nine programs, one after the other: about 40 s on a core of its own
 def test_commands_run_in_order(tmp_path: Path) -> None:
     make_meshes(tmp_path / "meshes")

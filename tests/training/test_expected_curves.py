@@ -15,7 +15,7 @@ from threed_gen.evaluation.expected import Band, departures, load_band, window_m
 from threed_gen.quickstart import CONFIG, Quickstart
 
 EXPECTED = runs.ROOT / "docs" / "expected" / "ss_vae_cpu.json"
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)  # one rank, one thread: not a cluster test
 
 
 @pytest.fixture(scope="module")
