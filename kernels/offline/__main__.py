@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = table.worse(now, kept, complete=args.all)
         if kept.triton != now.triton:
             sys.stdout.write(
-                f"{args.check} is of Triton {kept.triton}: only spills, limits and matrix units "
-                "were checked\n"
+                f"{args.check} is of Triton {kept.triton}: only limits, matrix units and spills of "
+                f"more than {table.SLACK} bytes were checked\n"
             )
     for sentence in found:
         sys.stderr.write(f"worse: {sentence}\n")

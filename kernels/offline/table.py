@@ -11,6 +11,7 @@ from kernels.offline.resources import CONSUMER_SHARED, KB, Resources
 
 MORE_REGISTERS = 8  # than the kept table says: the step in which registers are handed out
 MORE_SHARED = KB
+SLACK = 32  # bytes that may spill with another Triton than the kernels were fitted to
 VERSION = "# triton "  # how the first line of a kept table begins
 
 
@@ -40,25 +41,26 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def wrong(row: Row) -> list[str]:
-    """What no row may have, with any version of Triton; one sentence each."""
-    return [f"{row}: {what}" for what in row.needs.wrong(row.target)]
+def wrong(row: Row, slack: int = 0) -> list[str]:
+    """What no row may have; one sentence each. slack: bytes that may spill."""
+    return [f"{row}: {what}" for what in row.needs.wrong(row.target, slack)]
 
 
 def worse(table: Table, kept: Table, complete: bool) -> list[str]:
     """What is wrong with `table`, and what grew since `kept`; one sentence each.
 
     complete: `table` has every row of its targets, so one that only `kept` has is out of date.
-    Figures of another version of Triton are not compared.
+    Of another version of Triton, figures are not compared and a trifle may spill.
     """
-    found = [sentence for row in table.rows for sentence in wrong(row)]
+    same = table.triton == kept.triton
+    found = [sentence for row in table.rows for sentence in wrong(row, 0 if same else SLACK)]
     targets = {row.target for row in table.rows}
     before = {row.key: row.needs for row in kept.rows if row.target in targets}
     for row in table.rows:
         was = before.pop(row.key, None)
         if was is None:
             found.append(f"{row}: not in the kept table; write it anew")
-        elif table.triton == kept.triton:
+        elif same:
             found += _grown(row, was)
     if complete:
         found += [f"{', '.join(key)}: in the kept table only; write it anew" for key in before]

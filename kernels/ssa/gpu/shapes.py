@@ -52,12 +52,11 @@ def dense_heads(q: Tensor, k: Tensor) -> Heads:
     """For q [N, H, D] that reads runs of k [M, G, D] as a whole: compression and windows."""
     if _exact(q):
         return _pack(q, k, EXACT_ROWS, warps=8, stages=2)
-    width = q.shape[2]
-    if width > 64 and not _wide_unit():
-        return _pack(q, k, DENSE_ROWS // 2, warps=8, stages=2)
-    # up to 32 numbers, a multiprocessor holds two programs of 2 stages but one of 3; with 128, the
-    # shared memory is large enough for 2
-    return _pack(q, k, DENSE_ROWS, warps=8, stages=3 if width == 64 else 2)
+    width, unit = q.shape[2], _matrix_unit()
+    rows = DENSE_ROWS if width <= 64 or unit != "mma" else DENSE_ROWS // 2
+    # Two stages leave room for two programs on a multiprocessor, or for the large keys of D = 128.
+    # With D = 64 there is one program either way, which a third stage helps to wait less.
+    return _pack(q, k, rows, warps=8, stages=3 if width == 64 and unit != "tcgen05" else 2)
 
 
 def chosen_heads(q: Tensor, k: Tensor) -> Heads:
@@ -66,7 +65,7 @@ def chosen_heads(q: Tensor, k: Tensor) -> Heads:
         return _pack(q, k, EXACT_ROWS, warps=8, stages=2)
     if q.shape[2] > 64:
         return _pack(q, k, CHOSEN_ROWS, warps=8, stages=2)
-    return _pack(q, k, CHOSEN_ROWS, warps=4, stages=3)
+    return _pack(q, k, CHOSEN_ROWS, warps=4, stages=2 if _matrix_unit() == "tcgen05" else 3)
 
 
 def score_heads(q: Tensor, k: Tensor) -> Heads:
@@ -82,11 +81,11 @@ def reader_heads(q: Tensor, k: Tensor, listed: bool) -> Heads:
     """For tiles of k [M, G, D] that gather their readers q [N, H, D], from a list or in a row."""
     if _exact(q):
         return _pack(q, k, EXACT_ROWS, warps=8, stages=2, tiled=False)
-    width = q.shape[2]
+    width, unit = q.shape[2], _matrix_unit()
     if width > 64:
         return _pack(q, k, READER_ROWS // 2, warps=8, stages=2, tiled=False)
-    rows = READER_ROWS if width < 64 or _wide_unit() else READER_ROWS // 2
-    return _pack(q, k, rows, warps=4, stages=3 if listed else 2, tiled=False)
+    rows = READER_ROWS // 2 if width == 64 and unit == "mma" else READER_ROWS
+    return _pack(q, k, rows, warps=4, stages=3 if listed or unit == "tcgen05" else 2, tiled=False)
 
 
 def _pack(q: Tensor, k: Tensor, rows: int, warps: int, stages: int, tiled: bool = True) -> Heads:
@@ -108,12 +107,15 @@ def _exact(q: Tensor) -> bool:
     return q.element_size() > 2 and not knobs.runtime.interpret
 
 
-def _wide_unit() -> bool:
-    """Whether matrix products take factors from shared memory and have room for large results.
+def _matrix_unit() -> str:
+    """The unit of the GPU at hand, which decides where factors and results of a product lie.
 
-    That is wgmma and tcgen05. Before sm_90, and on consumer cards, both lie in registers.
+    mma (before sm_90, and on consumer cards): both in registers; wgmma: factors in shared memory;
+    tcgen05: results in a memory of their own as well.
     """
     if knobs.runtime.interpret:
-        return True
+        return "wgmma"
     target = driver.active.get_current_target()
-    return bool(target.backend == "cuda" and 90 <= target.arch < 120)
+    if target.backend != "cuda" or not 90 <= target.arch < 120:
+        return "mma"
+    return "wgmma" if target.arch < 100 else "tcgen05"

@@ -31,8 +31,8 @@ def walk_forward(
     q: Tensor, k: Tensor, v: Tensor, walk: Walk, heads: Heads
 ) -> tuple[Tensor, Tensor]:
     """Attention of q [N, H, D] over the keys of its walk: [N, H, D], natural LSE [N, H] in fp32."""
-    out = torch.zeros_like(q)
-    lse = q.new_full(q.shape[:2], float("-inf"), dtype=torch.float32)
+    out = torch.empty_like(q)  # every row is in one tile, and so is written
+    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     grid = (walk.tiles.shape[0], k.shape[1] * heads.chunks)
     _forward[grid](
         q, k, v, walk.tiles, walk.runs, walk.steps, out, lse,
@@ -48,8 +48,8 @@ def walk_backward(
     heads: Heads,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradient of q [N, H, D]; sum over D of grad · out [N, H] in fp32, for `readers_backward`."""
-    dq = torch.zeros_like(q)
-    delta = q.new_zeros(q.shape[:2], dtype=torch.float32)
+    dq = torch.empty_like(q)
+    delta = q.new_empty(q.shape[:2], dtype=torch.float32)
     grid = (walk.tiles.shape[0], k.shape[1] * heads.chunks)
     _backward[grid](
         q, k, v, out, lse, grad, walk.tiles, walk.runs, walk.steps, dq, delta,

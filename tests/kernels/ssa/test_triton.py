@@ -73,7 +73,8 @@ def compare(plan: SSAPlan, wide: list[Tensor], top_k: int) -> None:
 def test_shapes(name: str) -> None:
     coords, samples = CASES[name]
     plan = plan_of(coords, batch_size=samples)
-    compare(plan, rounded(plan), top_k=2)
+    heads = (4, 2) if plan.tokens < 200 else (2, 1)  # the interpreter takes its time
+    compare(plan, rounded(plan, *heads), top_k=2)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_two_runs_give_the_same_bits() -> None:
 
 def test_nan_stays_where_it_belongs() -> None:
     plan = plan_of(BATCH, batch_size=5)
-    clean = [t.detach() for t in single(rounded(plan))]
+    clean = [t.detach() for t in single(rounded(plan, 2, 1))]
     good = attend(clean, plan.to(DEVICE), 2, "triton")
     row, behind = plan.cu_seqlens[3:5].tolist()
     for number in range(5):
@@ -200,6 +201,18 @@ def test_nan_stays_where_it_belongs() -> None:
         assert torch.equal(out[:row], good[:row]) and torch.equal(out[behind:], good[behind:])
         if number == 0:
             assert hit.nonzero()[:, 0].tolist() == [at]
+
+
+def test_no_result_is_left_unwritten() -> None:
+    """Fresh memory is full of NaN."""
+    plan = plan_of(BATCH, shift=4, batch_size=5)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3).isnan().all()
+        compare(plan, rounded(plan, 5, 1), top_k=2)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_what_the_kernels_do_not_take() -> None:
