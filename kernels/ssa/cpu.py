@@ -75,20 +75,19 @@ def selection_backward(
 
 def window_forward(q: Tensor, k: Tensor, v: Tensor, plan: SSAPlan) -> tuple[Tensor, Tensor]:
     """Attention over the tokens of the own window: [N, H, D], natural LSE [N, H]."""
-    table = plan.near
-    q, k, v = (x[table.order] for x in (q, k, v))
-    out, lse = _forward(q, k, v, _windows(plan, k.shape[1]))
-    return out[table.inverse], lse[table.inverse]
+    q, k, v = plan.near.sort(q, k, v)
+    out, lse = plan.near.restore(*_forward(q, k, v, _windows(plan, k.shape[1])))
+    return out, lse
 
 
 def window_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: SSAPlan
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v."""
-    table = plan.near
-    grad, q, k, v, out, lse = (x[table.order] for x in (grad, q, k, v, out, lse))
-    dq, dk, dv = _backward(grad, q, k, v, out, lse, _windows(plan, k.shape[1]))
-    return dq[table.inverse], dk[table.inverse], dv[table.inverse]
+    grad, q, k, v, out, lse = plan.near.sort(grad, q, k, v, out, lse)
+    grads = _backward(grad, q, k, v, out, lse, _windows(plan, k.shape[1]))
+    dq, dk, dv = plan.near.restore(*grads)
+    return dq, dk, dv
 
 
 def combine_forward(compressed: Tensor, selected: Tensor, near: Tensor, gates: Tensor) -> Tensor:

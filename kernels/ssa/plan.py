@@ -45,6 +45,14 @@ class WindowTable:
     count: int
     longest: int
 
+    def sort(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of the plan's rows [N, …] in the order of the windows."""
+        return tuple(x[self.order] for x in tensors)
+
+    def restore(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Back to the plan's order."""
+        return tuple(x[self.inverse] for x in tensors)
+
 
 @dataclass(frozen=True)
 class SSAPlan:

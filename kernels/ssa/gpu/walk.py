@@ -70,17 +70,14 @@ def _forward(
     d = tl.arange(0, D)
     row = query.to(tl.int64) * H + head
     q = tl.load(Q + row[:, None] * D + d[None, :], mask=live[:, None], other=0.0)
-    listed = tile
-    if PER_GROUP:
-        listed += group * tiles
-    run = RUNS + listed.to(tl.int64) * CAPACITY
+    run, steps = _list(RUNS, STEPS, tile, group, tiles, CAPACITY, PER_GROUP)
     first, behind, bits = _run(run, plane, 0, CAPACITY)
     next_first, next_behind, next_bits = _run(run, plane, 1, CAPACITY)
     at = 1
     best = tl.full([QUERIES * ROWS], LOWEST, tl.float32)
     total = tl.zeros([QUERIES * ROWS], tl.float32)
     acc = tl.zeros([QUERIES * ROWS, D], tl.float32)
-    for _ in range(tl.load(STEPS + listed)):
+    for _ in range(steps):
         inside, k, v = _keys(K, V, first, behind, G, group, D, KEYS)
         reads = ((bits >> bit) & 1)[:, None] != 0
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * (LOG2E / D**0.5)
@@ -91,13 +88,9 @@ def _forward(
         total = total * keep + tl.sum(p, 1)
         acc = acc * keep[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
         best = new
-        first += KEYS
-        over = first >= behind  # go on in this run, or to the next one
-        first = tl.where(over, next_first, first)
-        behind = tl.where(over, next_behind, behind)
-        bits = tl.where(over, next_bits, bits)
-        at = tl.where(over, at + 1, at)
-        next_first, next_behind, next_bits = _run(run, plane, at, CAPACITY)
+        first, behind, bits, at, next_first, next_behind, next_bits = _go_on(
+            run, plane, at, first, behind, bits, next_first, next_behind, next_bits, CAPACITY, KEYS
+        )
     some = tl.where(total == 0.0, 1.0, total)  # a query that reads nothing gets zeros
     out = acc / some[:, None]
     tl.store(OUT + row[:, None] * D + d[None, :], out.to(OUT.dtype.element_ty), mask=live[:, None])
@@ -121,15 +114,12 @@ def _backward(
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
     tl.store(DELTA + row, delta, mask=live)
     top = tl.load(LSE + row, mask=live, other=0.0) * LOG2E
-    listed = tile
-    if PER_GROUP:
-        listed += group * tiles
-    run = RUNS + listed.to(tl.int64) * CAPACITY
+    run, steps = _list(RUNS, STEPS, tile, group, tiles, CAPACITY, PER_GROUP)
     first, behind, bits = _run(run, plane, 0, CAPACITY)
     next_first, next_behind, next_bits = _run(run, plane, 1, CAPACITY)
     at = 1
     acc = tl.zeros([QUERIES * ROWS, D], tl.float32)
-    for _ in range(tl.load(STEPS + listed)):
+    for _ in range(steps):
         inside, k, v = _keys(K, V, first, behind, G, group, D, KEYS)
         reads = inside[None, :] & (((bits >> bit) & 1)[:, None] != 0)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * (LOG2E / D**0.5)
@@ -137,13 +127,9 @@ def _backward(
         dp = tl.dot(grad, tl.trans(v), input_precision="ieee")
         ds = tl.where(reads, p * (dp - delta[:, None]), 0.0)
         acc += tl.dot(ds.to(k.dtype), k, input_precision="ieee")
-        first += KEYS
-        over = first >= behind  # go on in this run, or to the next one
-        first = tl.where(over, next_first, first)
-        behind = tl.where(over, next_behind, behind)
-        bits = tl.where(over, next_bits, bits)
-        at = tl.where(over, at + 1, at)
-        next_first, next_behind, next_bits = _run(run, plane, at, CAPACITY)
+        first, behind, bits, at, next_first, next_behind, next_bits = _go_on(
+            run, plane, at, first, behind, bits, next_first, next_behind, next_bits, CAPACITY, KEYS
+        )
     acc *= 1.0 / D**0.5
     tl.store(DQ + at_row, acc.to(DQ.dtype.element_ty), mask=live[:, None])
 
@@ -159,6 +145,33 @@ def _rows(TILES, G, share, QUERIES: tl.constexpr, ROWS: tl.constexpr):
     query = tl.load(TILES + 2 * tile) + bit
     live = (query < tl.load(TILES + 2 * tile + 1)) & (member < share)
     return tile, group, group * share + member, query, live, bit
+
+
+@triton.jit
+def _list(
+    RUNS, STEPS, tile, group, tiles, CAPACITY: tl.constexpr, PER_GROUP: tl.constexpr
+):  # fmt: skip
+    """Where the list of a tile begins, and the steps through all of its runs."""
+    listed = tile
+    if PER_GROUP:
+        listed += group * tiles
+    return RUNS + listed.to(tl.int64) * CAPACITY, tl.load(STEPS + listed)
+
+
+@triton.jit
+def _go_on(
+    run, plane, at, first, behind, bits, next_first, next_behind, next_bits,
+    CAPACITY: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Further in this run, or on to the next one, whose successor is then loaded ahead."""
+    first += KEYS
+    over = first >= behind
+    first = tl.where(over, next_first, first)
+    behind = tl.where(over, next_behind, behind)
+    bits = tl.where(over, next_bits, bits)
+    at = tl.where(over, at + 1, at)
+    next_first, next_behind, next_bits = _run(run, plane, at, CAPACITY)
+    return first, behind, bits, at, next_first, next_behind, next_bits
 
 
 @triton.jit

@@ -54,3 +54,16 @@ def plan_of(
     coords: Tensor, cell: int = 4, shift: int = 0, batch_size: int | None = None
 ) -> SSAPlan:
     return build_plan(coords, cell=cell, shift=shift, batch_size=batch_size)
+
+
+def one_sample(
+    coords: Tensor, plan: SSAPlan, tensors: list[Tensor], sample: int
+) -> tuple[slice, Tensor, list[Tensor]]:
+    """One sample of a batch by itself: its rows, its coordinates as sample 0, its tensors."""
+    rows, cells = plan.cu_seqlens.tolist(), plan.cells.of_sample.tolist()
+    part = slice(rows[sample], rows[sample + 1])
+    own = coords[part].clone()
+    own[:, 0] = 0
+    mine = [t[part] for t in tensors[:3]]
+    mine += [t[cells[sample] : cells[sample + 1]] for t in tensors[3:5]] + [tensors[5][part]]
+    return part, own, mine

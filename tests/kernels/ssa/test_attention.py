@@ -9,7 +9,15 @@ from torch.nn import functional as F
 
 from kernels.ssa import SSAPlan, sort_coords, spatial_sparse_attention
 from kernels.ssa.reference import compression, select_blocks
-from tests.kernels.ssa.clouds import inputs, of_mask, plan_of, random_voxels, shell, torus
+from tests.kernels.ssa.clouds import (
+    inputs,
+    of_mask,
+    one_sample,
+    plan_of,
+    random_voxels,
+    shell,
+    torus,
+)
 
 BATCH = random_voxels([150, 0, 20, 260])
 CASES: dict[str, tuple[Tensor, int]] = {
@@ -98,13 +106,8 @@ def test_a_batch_is_its_samples(backend: str) -> None:
     plan = plan_of(BATCH, batch_size=5)
     tensors = inputs(plan)
     whole = attend(tensors, plan, 3, backend)
-    rows, cells = plan.cu_seqlens.tolist(), plan.cells.of_sample.tolist()
     for b in (0, 2, 3):
-        part = slice(rows[b], rows[b + 1])
-        coords = BATCH[part].clone()
-        coords[:, 0] = 0
-        mine = [t[part] for t in tensors[:3]]
-        mine += [t[cells[b] : cells[b + 1]] for t in tensors[3:5]] + [tensors[5][part]]
+        part, coords, mine = one_sample(BATCH, plan, tensors, b)
         alone = attend(mine, plan_of(coords), 3, backend)
         torch.testing.assert_close(whole[part], alone, rtol=1e-12, atol=1e-12)
 

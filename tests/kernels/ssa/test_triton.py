@@ -12,7 +12,15 @@ pytest.importorskip("triton")
 from kernels.ssa import SSAPlan, reference, spatial_sparse_attention
 from kernels.ssa.gpu import branches
 from kernels.ssa.tables import QUERY_TILES
-from tests.kernels.ssa.clouds import inputs, of_mask, plan_of, random_voxels, shell, torus
+from tests.kernels.ssa.clouds import (
+    inputs,
+    of_mask,
+    one_sample,
+    plan_of,
+    random_voxels,
+    shell,
+    torus,
+)
 
 OUTPUT, GRADIENT = 2e-6, 5e-6  # relative L2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -165,13 +173,8 @@ def test_a_batch_is_its_samples() -> None:
     plan = plan_of(BATCH, batch_size=5)
     tensors = single(rounded(plan))
     whole = attend(tensors, plan.to(DEVICE), 3, "triton")
-    rows, cells = plan.cu_seqlens.tolist(), plan.cells.of_sample.tolist()
     for b in (0, 2, 3):
-        part = slice(rows[b], rows[b + 1])
-        coords = BATCH[part].clone()
-        coords[:, 0] = 0
-        mine = [t[part] for t in tensors[:3]]
-        mine += [t[cells[b] : cells[b + 1]] for t in tensors[3:5]] + [tensors[5][part]]
+        part, coords, mine = one_sample(BATCH, plan, tensors, b)
         alone = attend(mine, plan_of(coords).to(DEVICE), 3, "triton")
         torch.testing.assert_close(whole[part], alone, rtol=1e-5, atol=1e-6)
 
