@@ -34,6 +34,7 @@ FILES = {
     "console": "base",
     "errors": "base",
     "files": "base",
+    "randomness": "base",
     "cli": "cli",
     "commands": "cli",
     "doctor": "cli",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from threed_gen.flow.path import Draw
-from threed_gen.training.randomness import generator
+from threed_gen.randomness import generator
 
 MEAN = torch.tensor([0.5, -2.0, 0.0], dtype=torch.float64)
 STD = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)

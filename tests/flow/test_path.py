@@ -14,8 +14,8 @@ from threed_gen.flow.path import (
     per_token,
     velocity_target,
 )
+from threed_gen.randomness import sample_noise
 from threed_gen.sparse.sparse_tensor import SparseTensor
-from threed_gen.training.randomness import sample_noise
 
 LENGTHS = [3, 0, 700, 1]
 T = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from tests.training import runs
+from threed_gen.randomness import sample_noise
 from threed_gen.training.checkpoint import candidates, folder_name, retain
-from threed_gen.training.randomness import sample_noise
 from threed_gen.training.run_config import load_run_config
 from threed_gen.training.run_dir import Journal, RunDir
 from threed_gen.training.tasks.ss_vae import SSVAETask

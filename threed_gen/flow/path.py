@@ -26,7 +26,7 @@ C = TypeVar("C")  # whatever a model takes as its condition
 Velocity = Callable[[Tensor, Tensor, C], Tensor]
 
 # (purpose, index of the sample in the global batch) -> a generator for that draw alone. The caller
-# binds the run seed and the global step: `partial(training.randomness.generator, seed, step)`.
+# binds the run seed and the global step: `partial(randomness.generator, seed, step)`.
 # So nothing here can come to depend on the rank, or on which samples share a micro-batch.
 Draw = Callable[[str, int], torch.Generator]
 

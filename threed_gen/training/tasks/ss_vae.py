@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from threed_gen.data.batch import Batch
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.models.ss_vae import SSVAE
-from threed_gen.training.randomness import sample_noise
+from threed_gen.randomness import sample_noise
 from threed_gen.training.run_config import LossConfig, RunConfig
 from threed_gen.training.tasks.base import ShapeResult, StepLoss
 
