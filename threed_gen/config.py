@@ -32,10 +32,15 @@ Tree = dict[str, Any]
 
 def load_config(kind: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     """Read `path` (following `extends:`), apply `a.b=value` overrides, validate as `kind`."""
+    return validate(kind, read_config_tree(path, overrides), source=str(path))
+
+
+def read_config_tree(path: Path, overrides: Sequence[str] = ()) -> Tree:
+    """The raw tree of `path` over its parents, with the overrides in it; not validated yet."""
     tree = read_tree(path)
     for override in overrides:
         tree = merge(tree, parse_override(override))
-    return validate(kind, tree, source=str(path))
+    return tree
 
 
 def read_tree(path: Path, _seen: tuple[Path, ...] = ()) -> Tree:

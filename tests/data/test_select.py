@@ -250,12 +250,13 @@ def test_validation_prefers_what_is_held_out(data: Path) -> None:
 
 def test_the_plan_of_an_epoch_sees_the_filtered_list(data: Path) -> None:
     from threed_gen.training.loader import StepDataset
-    from threed_gen.training.run_config import RunConfig
+    from threed_gen.training.run_config import SSVAERun
+    from threed_gen.training.tasks.ss_vae import SSVAETask
 
     rules = FilterConfig(split="train")
-    config = RunConfig(task="ss_vae", data=DataConfig(resolutions=[16], filter=rules))
+    config = SSVAERun(task="ss_vae", data=DataConfig(resolutions=[16], filter=rules))
     dataset = SDFDataset(data, rules=config.data.filter)
-    steps = StepDataset(config, dataset, 0, 1)
+    steps = StepDataset(config, SSVAETask(config).samples(dataset), 0, 1)
     seen = [name for step in range(8) for batch in steps[step].micro for name in batch.names]
     names = sorted(
         sample.id for sample in SDFDataset(data).index.samples if sample.split == "train"

@@ -43,7 +43,11 @@ def fabricate(run: Path) -> Path:
             run,
             step,
             [
-                PreviewShape(shape.name, each.truth, each.reconstruction, "IoU 0.9")
+                PreviewShape(
+                    shape.name,
+                    [("truth", each.truth, True), ("reconstruction", each.reconstruction, False)],
+                    "IoU 0.9",
+                )
                 for shape, each in zip(shapes, judged, strict=True)
             ],
             size=48,

@@ -44,7 +44,9 @@ def test_no_rows() -> None:
 
 
 def test_preview_files(tmp_path: Path) -> None:
-    shapes = [PreviewShape(f"s{k}", MESH, EMPTY) for k in range(3)]
+    image = np.full((20, 10, 4), 255, np.uint8)
+    panels = [("image", image, True), ("truth", MESH, True), ("sample", EMPTY, False)]
+    shapes = [PreviewShape(f"s{k}", panels) for k in range(3)]
     path = write_preview(tmp_path, 70, shapes, size=32)
     assert path == tmp_path / "previews" / "step_00000070.png"
     with Image.open(path) as picture:

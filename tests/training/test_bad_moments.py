@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(data: Path, tmp_path
                        "train.checkpoint_every=1")  # fmt: skip
     assert code == 76, text
     line = error_line(text)
-    assert "the loss of step" in line and "train.learning_rate" in line
+    assert "the loss is " in line and "train.learning_rate" in line
     steps = [record["step"] for record in runs.records(tmp_path / "run")]
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))
     assert steps == list(range(1, len(steps) + 1))
@@ -294,8 +294,8 @@ def test_a_gradient_that_is_not_finite_is_never_saved(data: Path, tmp_path: Path
         "from threed_gen import train\n"
         "from threed_gen.training.trainer import Trainer\n"
         "update, calls = Trainer._update, []\n"
-        "def broken(self):\n"
-        "    calls.append(update(self))\n"
+        "def broken(self, leave_out):\n"
+        "    calls.append(update(self, leave_out))\n"
         "    return float('inf') if len(calls) == 3 else calls[-1]\n"
         "Trainer._update = broken\n"
         "train.leave(train.main(sys.argv[1:]))\n"
@@ -306,7 +306,7 @@ def test_a_gradient_that_is_not_finite_is_never_saved(data: Path, tmp_path: Path
         capture_output=True, text=True, check=False, env=runs.environment(), cwd=runs.ROOT,
     )  # fmt: skip
     assert done.returncode == 76, done.stderr
-    assert "the gradient norm of step 3 is inf" in error_line(done.stdout + done.stderr)
+    assert "step 3: the gradient norm is inf" in error_line(done.stdout + done.stderr)
     assert [record["step"] for record in runs.records(tmp_path / "run")] == [1, 2]
     saved = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved == ["step_00000001", "step_00000002"]

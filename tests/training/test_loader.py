@@ -8,6 +8,7 @@ from tests.training import runs
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.training.loader import StepDataset, step_data
 from threed_gen.training.run_config import RunConfig, load_run_config
+from threed_gen.training.tasks.ss_vae import SSVAETask
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,10 @@ def config(*overrides: str) -> RunConfig:
     return load_run_config(runs.TINY, ["data.resolutions=[16,24]", *overrides])
 
 
+def opened(settings: RunConfig, dataset: SDFDataset, rank: int = 0, ranks: int = 1) -> StepDataset:
+    return StepDataset(settings, SSVAETask(settings).samples(dataset), rank, ranks)
+
+
 @pytest.mark.parametrize("batch", ["train.batch_samples=3", "train.batch_tokens=60"])
 def test_the_same_samples_and_resolution_at_any_world_size(dataset: SDFDataset, batch: str) -> None:
     settings = config("train.accumulation=2", "train.batch_samples=null", batch)
@@ -31,7 +36,7 @@ def test_the_same_samples_and_resolution_at_any_world_size(dataset: SDFDataset, 
     for step in range(8):
         seen = []
         for ranks in (1, 2, 3, 5):
-            parts = [StepDataset(settings, dataset, rank, ranks)[step] for rank in range(ranks)]
+            parts = [opened(settings, dataset, rank, ranks)[step] for rank in range(ranks)]
             owned: dict[int, int] = {}
             for part in parts:
                 assert len(part.micro) == 2
@@ -48,7 +53,7 @@ def test_the_same_samples_and_resolution_at_any_world_size(dataset: SDFDataset, 
 
 
 def test_an_epoch_shows_every_sample_once(dataset: SDFDataset) -> None:
-    steps = StepDataset(config(), dataset, 0, 1)
+    steps = opened(config(), dataset)
     first = [index for step in range(3) for index in steps[step].samples.values()]
     assert sorted(first) == list(range(7))
 
@@ -56,7 +61,7 @@ def test_an_epoch_shows_every_sample_once(dataset: SDFDataset) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_at_a_step_gives_the_same_step(dataset: SDFDataset, workers: int) -> None:
     settings = config(f"data.workers={workers}", "train.steps=6")
-    whole = [data.samples for data in step_data(StepDataset(settings, dataset, 0, 1), 0)]
-    rest = [data.samples for data in step_data(StepDataset(settings, dataset, 0, 1), 4)]
+    whole = [data.samples for data in step_data(opened(settings, dataset), 0)]
+    rest = [data.samples for data in step_data(opened(settings, dataset), 4)]
     assert len(whole) == 6
     assert rest == whole[4:]

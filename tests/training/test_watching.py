@@ -27,12 +27,12 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 
 def test_the_best_step_is_that_of_the_highest_iou(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    assert best_step(run, {10, 20}) is None
+    run, task = RunDir(tmp_path), SSVAETask(load_run_config(runs.TINY))
+    assert best_step(run, {10, 20}, task) is None
     for step, iou in ((10, 0.5), (20, 0.9), (30, 0.7), (40, None)):
         Journal(run.validation).append({"step": step, "mean": {"iou": iou}})
-    assert best_step(run, {10, 20, 30, 40}) == 20
-    assert best_step(run, {10, 30, 40}) == 30
+    assert best_step(run, {10, 20, 30, 40}, task) == 20
+    assert best_step(run, {10, 30, 40}, task) == 30
 
 
 def test_collapse_and_explosion_are_named() -> None:

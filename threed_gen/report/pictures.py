@@ -90,6 +90,16 @@ def nothing(size: int, text: str = "no surface") -> Pixels:
     return np.asarray(tile)
 
 
+def thumbnail(image: Pixels, size: int) -> Pixels:
+    """An image [H, W, 3 or 4], fitted into a square of white: uint8 [size, size, 3]."""
+    picture = Image.fromarray(image).convert("RGBA")
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    tile = Image.new("RGBA", (size, size), (255, 255, 255, 255))
+    place = ((size - picture.width) // 2, (size - picture.height) // 2)
+    tile.alpha_composite(picture, place)
+    return np.asarray(tile.convert("RGB"))
+
+
 def _empty(title: str) -> Image.Image:
     sheet = Image.new("RGB", (480, 120), PAPER)
     ImageDraw.Draw(sheet).text((MARGIN, 48), title or "nothing to show", FAINT, font=_font(18))

@@ -2,7 +2,8 @@
 
 `previews/data.png` is drawn before step 1 from what the model will be fed (the meshes that
 marching cubes gives back from the stored fields), so a wrong unit, a flipped sign or a lost part
-is seen before any time is spent. `previews/step_XXXXXXXX.png` shows truth beside reconstruction.
+is seen before any time is spent. `previews/step_XXXXXXXX.png` shows, for each shape of the fixed
+validation set, the truth beside what the model makes of it (and the image that it was given).
 """
 
 from __future__ import annotations
@@ -11,39 +12,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL.Image import Image as Picture
 
 from threed_gen.files import atomic_file
 from threed_gen.geometry.mesh import Mesh
 from threed_gen.geometry.render import CLAY, SLATE, Color, Frame, Image, frame_of, render
-from threed_gen.report.pictures import Row, contact_sheet, nothing
+from threed_gen.report.pictures import Row, contact_sheet, nothing, thumbnail
 
 MOST_SHAPES = 24  # on one sheet; more would be too small to see
 
 
+Content = Mesh | npt.NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class PreviewShape:
-    """Truth and reconstruction of one shape, in the same frame."""
+    """One shape: (heading, surface or image, whether it is the truth) side by side."""
 
     name: str
-    truth: Mesh
-    reconstruction: Mesh
+    panels: Sequence[tuple[str, Content, bool]]  # surfaces in one frame; images [H, W, 3 or 4]
     note: str = ""  # e.g. "IoU 0.97"
 
 
 def write_preview(
     run_dir: Path, step: int, shapes: Sequence[PreviewShape], size: int = 192
 ) -> Path:
-    """Truth | reconstruction of each shape after `step`; returns the picture's path."""
+    """The panels of each shape after `step`; returns the picture's path."""
     rows = []
     for shape in shapes[:MOST_SHAPES]:
-        frame = frame_of(shape.truth)
-        truth = _picture(shape.truth, frame, CLAY, size)
-        again = _picture(shape.reconstruction, frame, SLATE, size)
-        rows.append(Row(shape.name, [truth, again], shape.note))
+        surfaces = [content for _, content, truth in shape.panels if isinstance(content, Mesh)]
+        frame = frame_of(surfaces[0]) if surfaces else None
+        pictures = [_panel(content, truth, frame, size) for _, content, truth in shape.panels]
+        rows.append(Row(shape.name, pictures, shape.note))
+    headings = [heading for heading, _, _ in shapes[0].panels] if shapes else []
     title = f"step {step:,}" + _left_out(len(shapes))
-    sheet = contact_sheet(rows, ["truth", "reconstruction"], title, _across(len(rows), 2))
+    across = _across(len(rows), max(len(headings), 1))
+    sheet = contact_sheet(rows, headings, title, across)
     return _save(sheet, run_dir / "previews" / f"step_{step:08d}.png")
+
+
+def _panel(content: Content, truth: bool, frame: Frame | None, size: int) -> Image:
+    if isinstance(content, Mesh):
+        return _picture(content, frame or frame_of(content), CLAY if truth else SLATE, size)
+    return thumbnail(content, size)
 
 
 def write_data_sheet(

@@ -13,7 +13,7 @@ from threed_gen.data.embedded import ensure_prepared
 from threed_gen.errors import UserError
 from threed_gen.models.ss_vae import SSVAE
 from threed_gen.training import checkpoint as ckpt
-from threed_gen.training.run_config import RunConfig, load_run_config
+from threed_gen.training.run_config import SSVAERun, load_run_config
 from threed_gen.training.run_dir import RunDir
 
 KINDS = {"ema": "average", "model": "parameter"}
@@ -24,7 +24,7 @@ class LoadedRun:
     """What reconstruction and evaluation need of a run."""
 
     model: SSVAE  # in eval mode on `device`
-    config: RunConfig
+    config: SSVAERun
     step: int
     device: torch.device
     data: Path  # the prepared shards it was trained on
@@ -42,6 +42,8 @@ def load_run(root: Path, weights: str = "ema") -> LoadedRun:
     run = RunDir(root)
     run.require()
     config = load_run_config(run.config)
+    if not isinstance(config, SSVAERun):
+        raise UserError(f"{root}: a run of task {config.task}; this needs one of task ss_vae")
     found, problems = ckpt.find_newest(run.checkpoints)
     for line in problems:
         say(f"WARNING: walked past a damaged checkpoint: {line}")

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from launcher.shard_plan import ShardPlan, deal, draw
-from threed_gen.data.batch import Batch, collate
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.errors import UserError
-from threed_gen.geometry.sparse_sdf import SparseSDF
-from threed_gen.models.ss_vae import prepare_grid
 from threed_gen.training.run_config import RunConfig
+from threed_gen.training.tasks.base import MicroBatch, Samples
 
 MAX_SUBSTITUTES = 8  # tries per bad sample before the data set as a whole is called bad
 
@@ -42,7 +41,7 @@ class StepData:
     epoch: int
     resolution: int
     batch_size: int
-    micro: list[Batch]
+    micro: list[MicroBatch]
     samples: dict[int, int]
     problems: list[str] = field(default_factory=list)
     fatal: bool = False
@@ -51,8 +50,9 @@ class StepData:
 class StepDataset(Dataset[StepData]):
     """Maps a step number to this rank's `StepData`."""
 
-    def __init__(self, config: RunConfig, dataset: SDFDataset, rank: int, ranks: int) -> None:
-        self.config, self.dataset, self.rank, self.ranks = config, dataset, rank, ranks
+    def __init__(self, config: RunConfig, samples: Samples, rank: int, ranks: int) -> None:
+        self.config, self.samples, self.rank, self.ranks = config, samples, rank, ranks
+        self.dataset = dataset = samples.dataset
         self.plan = make_plan(config, dataset)
         self._tokens = {r: dataset.tokens(r) for r in config.data.resolutions}
 
@@ -65,7 +65,7 @@ class StepDataset(Dataset[StepData]):
         chosen = self.plan.batch(step)
         tokens = [self._tokens[resolution][index] for index in chosen]
         own = deal(tokens, self.ranks)[self.rank]
-        loaded: dict[int, tuple[int, SparseSDF]] = {}
+        loaded: dict[int, tuple[int, Any]] = {}
         problems: list[str] = []
         fatal = False
         for position in own:
@@ -79,18 +79,18 @@ class StepDataset(Dataset[StepData]):
         micro = [self._pack(part, loaded) for part in _split(sorted(loaded), train.accumulation)]
         return StepData(
             step, self.plan.locate(step)[0], resolution, len(chosen),
-            [batch if batch is not None else padding(resolution) for batch in micro],
+            [part if part is not None else self.samples.padding(resolution) for part in micro],
             {position: index for position, (index, _) in loaded.items()}, problems, fatal,
         )  # fmt: skip
 
     def _load(
         self, step: int, position: int, index: int, resolution: int, problems: list[str]
-    ) -> tuple[int, SparseSDF]:
+    ) -> tuple[int, Any]:
         """The sample, or under `on_bad_sample: substitute` the plan's stand-in for it."""
         attempt = 0
         while True:
             try:
-                return index, self.dataset.load(index, resolution)
+                return index, self.samples.load(index, resolution, step, position)
             except UserError as err:
                 if self.config.data.on_bad_sample == "stop" or attempt == MAX_SUBSTITUTES:
                     raise
@@ -101,17 +101,14 @@ class StepDataset(Dataset[StepData]):
                 problems.append(str(err))
                 attempt += 1
 
-    def _pack(self, positions: list[int], loaded: dict[int, tuple[int, SparseSDF]]) -> Batch | None:
+    def _pack(self, positions: list[int], loaded: dict[int, tuple[int, Any]]) -> MicroBatch | None:
         if not positions:
             return None
-        batch = collate(
+        return self.samples.pack(
             [loaded[position][1] for position in positions],
             [self.dataset.entry(loaded[position][0]).id for position in positions],
             positions,
         )
-        # All index tables are built here, in a loader's worker where there is one.
-        prepare_grid(batch.inputs.grid, self.config.model.window)
-        return batch
 
 
 def make_plan(config: RunConfig, dataset: SDFDataset) -> ShardPlan:
@@ -144,17 +141,6 @@ def step_data(dataset: StepDataset, start: int) -> Iterator[StepData]:
         pin_memory=False,
     )
     yield from loader
-
-
-def padding(resolution: int) -> Batch:
-    """One brick that stands in where a rank has no sample left; its loss is weighted by 0."""
-    sphere = np.linspace(-1, 1, 512, dtype=np.float32)[None]
-    everywhere = np.ones((1, 512), dtype=bool)
-    brick = SparseSDF(
-        np.zeros((1, 3), np.int32), sphere, everywhere, ~everywhere, resolution,
-        4 / resolution, 1.0, (0.0, 0.0, 0.0),
-    )  # fmt: skip
-    return collate([brick], is_padding=True)
 
 
 def _split(positions: list[int], parts: int) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import resource
 import sys
 from pathlib import Path
@@ -31,19 +32,19 @@ class Monitor:
         self._writer = _tensorboard(run.root, start)
         self._wandb = _wandb(run.root, config)
 
-    def step(self, record: dict[str, Any]) -> None:
-        """Journal one step and show it."""
+    def step(self, record: dict[str, Any], watched: str) -> None:
+        """Journal one step and show it; `watched` is the key of the numbers to watch."""
         self.metrics.append(record)
         step = record["step"]
         flat = {"loss": record["loss"], "lr": record["lr"], "grad_norm": record["grad_norm"],
                 "tokens_per_second": record["tokens_per_second"],
                 **{f"terms/{k}": v for k, v in record["terms"].items()},
-                **{f"latent/{k}": v for k, v in record["latent"].items()}}  # fmt: skip
+                **{f"{watched}/{k}": v for k, v in record[watched].items()}}  # fmt: skip
         for name, value in flat.items():
             self._writer.add_scalar(f"train/{name}", value, step)
         if self._wandb is not None:
             self._wandb.log(flat, step=step)
-        for name, value in {**record["terms"], **record["latent"]}.items():
+        for name, value in {**record["terms"], **record[watched]}.items():
             old = self.averages.get(name, value)
             self.averages[name] = AVERAGING * old + (1 - AVERAGING) * value
         line = step_line(record, self.config.train.steps)
@@ -53,6 +54,15 @@ class Monitor:
         if step % self.config.train.log_every == 0 or step == self.config.train.steps:
             self.progress.line(line)
 
+    def skipped(self, record: dict[str, Any]) -> None:
+        """Journal and show a step that did not count; numbers that are not finite become null."""
+        self.metrics.append(_finite(record))
+        self.progress.advance(note="skipped")
+        self._writer.add_scalar("train/skipped_steps", record["skipped_steps"], record["step"])
+        line = f"step {record['step']} left out: {record['skipped']}"
+        self.warned.append({"step": record["step"], "warning": line})
+        self.progress.line(f"WARNING: {line} ({record['skipped_steps']} so far)")
+
     def validation(self, result: dict[str, Any]) -> None:
         """Journal and show one validation."""
         Journal(self.run.validation).append(result)
@@ -61,7 +71,7 @@ class Monitor:
                 self._writer.add_scalar(f"validation/{name}", value, result["step"])
         if self._wandb is not None:
             self._wandb.log({f"validation/{k}": v for k, v in result["mean"].items()})
-        shown = ("iou", "error_voxels", "f@0.02")
+        shown = ("loss", "relative_l2", "iou", "error_voxels", "f@0.02")
         numbers = "  ".join(
             f"{name} {result['mean'][name]:.4f}" for name in shown
             if result["mean"].get(name) is not None
@@ -105,6 +115,13 @@ def step_line(record: dict[str, Any], steps: int) -> str:
         f"lr {record['lr']:.2e} │ grad {record['grad_norm']:.3f} │ "
         f"{record['tokens_per_second']:.0f} tok/s │ {record['memory_gib']:.2f} GiB"
     )
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON has no word for become None, however deep they lie."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def memory_gib(device: torch.device) -> float:

@@ -1,18 +1,20 @@
 """The whole configuration of a run: the sections that its rooms own, and training's own.
 
-Every key has the paper's value as its default where the paper gives one. Configs live in
-`configs/<task>/<name>.yaml`.
+`task:` says which model is trained, and so which sections there are. Every key has the paper's
+value as its default where the paper gives one. Configs live in `configs/<task>/<name>.yaml`.
 """
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from threed_gen.config import Config, load_config
+from threed_gen.config import Config, read_config_tree, validate
 from threed_gen.data.config import DataConfig
+from threed_gen.errors import UserError
 from threed_gen.models.ss_vae import SSVAEConfig
 
 
@@ -49,6 +51,11 @@ class TrainConfig(Config):
     threads: int | None = Field(default=None, ge=1)  # CPU threads per rank; default: cores / ranks
     timeout_seconds: float = Field(default=600.0, gt=0)  # of every collective operation
 
+    # A step whose loss or gradient is not finite, or whose loss is a spike, is left out; after more
+    # than so many in a row the run stops. 0 stops at the first.
+    max_skips: int = Field(default=0, ge=0)
+    spike_factor: float | None = Field(default=None, gt=1)  # times the running average; None: never
+
     checkpoint_every: int = Field(default=1000, ge=1)
     keep_checkpoints: int = Field(default=3, ge=1)
     log_every: int = Field(default=1, ge=1)  # console lines; metrics.jsonl has every step
@@ -59,6 +66,8 @@ class TrainConfig(Config):
     def _one_batch_size(self) -> TrainConfig:
         if self.batch_samples is not None and self.batch_tokens is not None:
             raise ValueError("give train.batch_samples or train.batch_tokens, not both")
+        if self.spike_factor is not None and self.max_skips == 0:
+            raise ValueError("train.spike_factor needs train.max_skips of at least 1")
         return self
 
 
@@ -72,19 +81,44 @@ class ValidationConfig(Config):
     surface_samples: int = Field(default=200_000, ge=1000)  # per side, for distances and F-scores
 
 
-class RunConfig(Config):
-    """One YAML, one run."""
+class InitFrom(Config):
+    """Weights to begin with, instead of fresh ones: the last stage of a progressive training."""
 
-    task: Literal["ss_vae"]
-    seed: int = 0  # of every draw: order, posterior noise, and the first weights
+    path: str  # a run directory, or a .safetensors file
+    weights: Literal["ema", "model"] = "ema"  # of a run: the average, or the parameters themselves
+    partial: bool = False  # take what fits and print every name that does not; else all must fit
+
+
+class RunConfig(Config):
+    """One YAML, one run: what every task has."""
+
+    task: str
+    seed: int = 0  # of every draw: order, noise, times, and the first weights
     init_seed: int | None = None  # of the first weights alone; None: `seed`
+    init_from: InitFrom | None = None
     data: DataConfig = DataConfig()
-    model: SSVAEConfig = SSVAEConfig()
-    loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidationConfig = ValidationConfig()
 
 
+class SSVAERun(RunConfig):
+    """Training an SS-VAE."""
+
+    task: Literal["ss_vae"]
+    model: SSVAEConfig = SSVAEConfig()
+    loss: LossConfig = LossConfig()
+
+
+RUNS: dict[str, type[RunConfig]] = {"ss_vae": SSVAERun}
+
+
 def load_run_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a run's YAML with `key=value` overrides; errors name the key and the cure."""
-    return load_config(RunConfig, path, overrides or [])
+    tree = read_config_tree(path, overrides or [])
+    task = tree.get("task")
+    if task not in RUNS:
+        close = difflib.get_close_matches(str(task), RUNS, n=1, cutoff=0.4)
+        known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(RUNS)}"
+        said = f"no task '{task}'" if "task" in tree else "key 'task' is missing"
+        raise UserError(f"{path}: {said}; {known}")
+    return validate(RUNS[task], tree, source=str(path))

@@ -26,6 +26,7 @@ from threed_gen.training.loader import set_threads
 from threed_gen.training.master import parameter_shapes
 from threed_gen.training.run_config import RunConfig, load_run_config
 from threed_gen.training.run_dir import RunDir, RunLock
+from threed_gen.training.tasks.base import Task
 from threed_gen.training.tasks.ss_vae import SSVAETask
 from threed_gen.training.together import everywhere, on_rank_zero
 from threed_gen.training.trainer import Trainer
@@ -104,10 +105,16 @@ def _build(run: RunDir, config: RunConfig, device: torch.device) -> Trainer:
         lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1)
     )
     dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau, config.data.filter))
-    task = SSVAETask(config)
+    task = task_of(config)
+    dataset = everywhere(lambda: task.open(dataset, run.root))
     trainer = Trainer(config, run, task, dataset, device)
     on_rank_zero(lambda: _announce(trainer))
     return trainer
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a config is for."""
+    return SSVAETask(config)
 
 
 def _announce(trainer: Trainer) -> None:

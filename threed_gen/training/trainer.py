@@ -15,6 +15,7 @@ from threed_gen.files import write_json
 from threed_gen.training import checkpoint as ckpt
 from threed_gen.training.ema import EMA
 from threed_gen.training.engine import start_engine
+from threed_gen.training.guard import Gate, StepGuard
 from threed_gen.training.loader import StepData, StepDataset, step_data
 from threed_gen.training.master import MasterState
 from threed_gen.training.monitor import Monitor, memory_gib
@@ -36,6 +37,8 @@ class Trainer:
         self.device, self.rank, self.ranks = device, dist.get_rank(), dist.get_world_size()
         self.engine = start_engine(task.build_module(), config.train, device)
         self.master = MasterState(self.engine, config.train.zero_stage)
+        self.gate = Gate(self.master.optimizer)
+        self.guard = StepGuard(config.train)
         self.ema = EMA(self.master, config.train.ema_decay)
         self.start = 0
         self.substituted = 0  # bad samples replaced so far, over all ranks
@@ -46,6 +49,7 @@ class Trainer:
         ckpt.load(checkpoint, self.master, self.ema)
         self.start = checkpoint.step
         self.substituted = int(checkpoint.state["substituted"])
+        self.guard.restore(checkpoint.state["guard"])
         self.roll_back()
 
     def roll_back(self) -> None:
@@ -63,10 +67,11 @@ class Trainer:
         if self.rank == 0:
             self.monitor = Monitor(self.run, self.config, self.start)
         try:
-            steps = StepDataset(self.config, self.dataset, self.rank, self.ranks)
+            samples = self.task.samples(self.dataset)
+            steps = StepDataset(self.config, samples, self.rank, self.ranks)
             for data in step_data(steps, self.start):
                 done = data.step + 1
-                self._step(data, steps)
+                self._step(data)
                 if done % train.validate_every == 0 or done == train.steps:
                     self._validate(done)
                 if done % train.checkpoint_every == 0 or done == train.steps:
@@ -76,7 +81,7 @@ class Trainer:
                 self.monitor.close()
         on_rank_zero(lambda: write_json(self.run.finished, {"step": train.steps}))
 
-    def _step(self, data: StepData, steps: StepDataset) -> None:
+    def _step(self, data: StepData) -> None:
         begin = time.monotonic()
         rate = learning_rate(self.config.train, data.step)
         for group in self.master.optimizer.param_groups:
@@ -96,22 +101,33 @@ class Trainer:
             if number + 1 < len(data.micro):
                 self.engine.step()
         table = self._exchange(data, results)
-        self._check(data, table)
-        norm = self._update()
-        if not math.isfinite(norm):
-            raise self._diverged(data, "gradient norm", norm, table)
-        self.ema.update(data.step + 1)
-        self._record(data, steps, table, rate, norm, time.monotonic() - begin)
+        self._check_samples(data, table)
+        loss, finite = float(table[:-1, 0].mean()), bool(torch.isfinite(table[:-1, :2]).all())
+        problem = self.guard.judge_loss(loss, finite)
+        norm = self._update(problem is not None)
+        problem = problem or self.guard.judge_norm(norm)
+        if problem is None:
+            self.guard.accept(loss)
+            self.ema.update(data.step + 1)
+        elif self.guard.skip():
+            raise self._diverged(data, problem, table)
+        self._record(data, table, rate, norm, time.monotonic() - begin, problem)
 
-    def _update(self) -> float:
-        """Take the optimiser's step; returns the global gradient norm before clipping."""
+    def _update(self, leave_out: bool) -> float:
+        """Take the optimiser's step; returns the global gradient norm before clipping.
+
+        No parameter moves where that norm is not finite, nor with `leave_out`.
+        """
+        self.gate.closed = leave_out
         if self.config.train.zero_stage == 0:
             grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(grads))
+            self.gate.closed |= not math.isfinite(norm)
             self.engine.step()
             return norm
+        # Known only once ZeRO has stepped; by itself it takes no step at one that is not finite.
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())  # known only once ZeRO has stepped
+        return float(self.engine.get_global_grad_norm())
 
     def _exchange(self, data: StepData, results: list[tuple[list[int], StepLoss]]) -> torch.Tensor:
         """All samples' results on every rank, in the order of the global batch.
@@ -139,53 +155,53 @@ class Trainer:
         dist.all_reduce(table)
         return table.cpu()
 
-    def _check(self, data: StepData, table: torch.Tensor) -> None:
-        """Stop all ranks alike on a bad sample or a loss that is not finite."""
+    def _check_samples(self, data: StepData, table: torch.Tensor) -> None:
+        """Count substituted samples, or stop all ranks alike on a bad one."""
         substituted, fatal = int(table[-1, 0]), bool(table[-1, 1])
-        if fatal or substituted:
-            problems = [line for part in on_every_rank(lambda: data.problems) for line in part]
-            if fatal:
-                error = UserError(
-                    f"step {data.step + 1}: {problems[0]} (or set data.on_bad_sample=substitute "
-                    "to train on without such samples)"
-                )
-                error.shared = True
-                raise error
-            self.substituted += substituted
-            if self.monitor is not None:
-                for line in problems:
-                    self.monitor.note(f"step {data.step + 1}: substituted a bad sample: {line}")
-        loss = float(table[:-1, 0].mean())
-        if not torch.isfinite(table[:-1, :2]).all():
-            raise self._diverged(data, "loss", loss, table)
+        if not (fatal or substituted):
+            return
+        problems = [line for part in on_every_rank(lambda: data.problems) for line in part]
+        if fatal:
+            error = UserError(
+                f"step {data.step + 1}: {problems[0]} (or set data.on_bad_sample=substitute "
+                "to train on without such samples)"
+            )
+            error.shared = True
+            raise error
+        self.substituted += substituted
+        if self.monitor is not None:
+            for line in problems:
+                self.monitor.note(f"step {data.step + 1}: substituted a bad sample: {line}")
 
-    def _diverged(
-        self, data: StepData, what: str, value: float, table: torch.Tensor
-    ) -> DivergedError:
+    def _diverged(self, data: StepData, problem: str, table: torch.Tensor) -> DivergedError:
         names = [self.dataset.entry(int(i)).id for i in table[:-1, 2]]
+        skipped = self.guard.state.in_row
+        row = f", after {skipped - 1} skipped steps in a row" if skipped > 1 else ""
         error = DivergedError(
-            f"{self.run.root}: the {what} of step {data.step + 1} is {value} (samples "
-            f"{', '.join(names)}); nothing of it was saved. Lower train.learning_rate or "
-            "train.clip_norm in the run's config.yaml and resume"
+            f"{self.run.root}: step {data.step + 1}: {problem} (samples {', '.join(names)}){row}; "
+            "nothing of it was saved. Lower train.learning_rate or train.clip_norm in the run's "
+            "config.yaml and resume"
         )
         error.shared = True  # all ranks have seen the same numbers
         return error
 
     def _record(
-        self, data: StepData, steps: StepDataset, table: torch.Tensor, rate: float, norm: float,
-        seconds: float,
+        self, data: StepData, table: torch.Tensor, rate: float, norm: float, seconds: float,
+        problem: str | None,
     ) -> None:  # fmt: skip
         if self.monitor is None:
             return
-        rows = table[:-1]
-        terms = len(self.task.term_names)
+        rows, terms = table[:-1], len(self.task.term_names)
         means = rows.mean(0).tolist()
         tokens = int(rows[:, 1].sum())
         record: dict[str, Any] = {
             "step": data.step + 1,
             "loss": means[0],
             "terms": dict(zip(self.task.term_names, means[3 : 3 + terms], strict=True)),
-            "latent": dict(zip(self.task.watched_names, means[3 + terms :], strict=True)),
+            self.task.watched_group: dict(
+                zip(self.task.watched_names, means[3 + terms :], strict=True)
+            ),
+            **self.task.summary(rows[:, 0], rows[:, 3 + terms :]),
             "lr": rate,
             "grad_norm": norm,
             "resolution": data.resolution,
@@ -198,7 +214,11 @@ class Trainer:
             "samples": [self.dataset.entry(int(i)).id for i in rows[:, 2]],
             "substituted": self.substituted,
         }
-        self.monitor.step(record)
+        if problem is not None:
+            record |= {"skipped": problem, "skipped_steps": self.guard.state.skipped}
+            self.monitor.skipped(record)
+            return
+        self.monitor.step(record, self.task.watched_group)
         self.monitor.warn(record["step"], self.task.warnings(self.monitor.averages))
 
     def _validate(self, step: int) -> None:
@@ -219,19 +239,21 @@ class Trainer:
     def _save(self, step: int) -> None:
         if self.monitor is not None:
             self.monitor.sync()
-        state = {"substituted": self.substituted, "seed": self.config.seed}
+        state = {
+            "substituted": self.substituted, "seed": self.config.seed, "guard": self.guard.saved(),
+        }  # fmt: skip
         ckpt.save(self.run.checkpoints, step, self.master, self.ema, state)
         if self.rank == 0:
             saved = {int(path.name[5:]) for path in ckpt.candidates(self.run.checkpoints)}
-            best = best_step(self.run, saved)
+            best = best_step(self.run, saved, self.task)
             ckpt.retain(self.run.checkpoints, self.config.train.keep_checkpoints, best)
 
 
-def best_step(run: RunDir, saved: set[int]) -> int | None:
-    """Of the saved steps, the one with the highest mean IoU in validation; None: none has one."""
+def best_step(run: RunDir, saved: set[int], task: Task) -> int | None:
+    """Of the saved steps, the one that validated best; None: none was validated."""
     scored = [
-        (record["mean"]["iou"], record["step"])
+        (score, record["step"])
         for record in read_journal(run.validation, torn_ok=True)
-        if record["mean"].get("iou") is not None and record["step"] in saved
+        if record["step"] in saved and (score := task.score(record["mean"])) is not None
     ]
     return max(scored)[1] if scored else None

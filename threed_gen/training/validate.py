@@ -19,7 +19,7 @@ from threed_gen.models.ss_vae import SSVAE
 from threed_gen.report.previews import PreviewShape, write_data_sheet, write_preview
 from threed_gen.training.load import load_run
 from threed_gen.training.run_config import RunConfig
-from threed_gen.training.tasks.base import ShapeResult
+from threed_gen.training.tasks.base import Panel, ShapeResult
 
 DATA_SHEET_SHAPES = 16
 
@@ -40,7 +40,12 @@ def validate_shapes(
             continue
         shape = Shape(dataset.entry(index).id, truth, reconstruct(model, truth, device))
         judged = judge(shape, config.validation.surface_samples)
-        results.append(ShapeResult(index, judged.metrics, judged.truth, judged.reconstruction))
+        panels = [
+            Panel("truth", judged.truth, is_truth=True),
+            Panel("reconstruction", judged.reconstruction),
+        ]
+        note = f"IoU {judged.metrics['iou']:.3f}"
+        results.append(ShapeResult(index, judged.metrics, panels, note))
     return results
 
 
@@ -52,11 +57,11 @@ def summarize_results(step: int, shapes: list[ShapeResult]) -> dict[str, Any]:
 
 
 def write_pictures(run: Path, step: int, shapes: list[ShapeResult]) -> None:
-    """The contact sheet of one validation: truth beside reconstruction."""
+    """The contact sheet of one validation: truth beside what the model made of it."""
     write_preview(
         run, step,
-        [PreviewShape(shape.metrics["name"], shape.truth, shape.result,
-                      f"IoU {shape.metrics['iou']:.3f}") for shape in shapes],
+        [PreviewShape(shape.metrics["name"], [(panel.title, panel.content, panel.is_truth)
+         for panel in shape.panels], shape.note) for shape in shapes],
     )  # fmt: skip
 
 

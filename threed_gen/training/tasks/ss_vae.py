@@ -9,26 +9,62 @@ voxels near sharp edges; an empty set contributes 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from threed_gen.data.batch import Batch
+from threed_gen.data.batch import Batch, collate
 from threed_gen.data.dataset import SDFDataset
-from threed_gen.models.ss_vae import SSVAE
+from threed_gen.geometry.sparse_sdf import SparseSDF
+from threed_gen.models.ss_vae import SSVAE, prepare_grid
 from threed_gen.randomness import sample_noise
-from threed_gen.training.run_config import LossConfig, RunConfig
+from threed_gen.training.run_config import LossConfig, RunConfig, SSVAERun
 from threed_gen.training.tasks.base import ShapeResult, StepLoss
 
 TERMS: tuple[str, ...] = ("in", "ext", "sharp", "kl")
 WATCHED: tuple[str, ...] = ("latent_mean", "latent_std", "posterior_std", "active_channels")
 
 
+@dataclass(frozen=True)
+class SDFSamples:
+    """Truncated fields, packed for the SS-VAE."""
+
+    dataset: SDFDataset
+    window: int  # of the model's attention, for its index tables
+
+    def load(self, index: int, resolution: int, step: int, position: int) -> SparseSDF:
+        """The same field whenever it is asked for."""
+        return self.dataset.load(index, resolution)
+
+    def pack(self, items: list[SparseSDF], names: list[str], positions: list[int]) -> Batch:
+        """All index tables are built here, in a loader's worker where there is one."""
+        batch = collate(items, names, positions)
+        prepare_grid(batch.inputs.grid, self.window)
+        return batch
+
+    def padding(self, resolution: int) -> Batch:
+        """One brick that stands in where a rank has no sample left; its loss is weighted by 0."""
+        return collate([one_brick(resolution)], is_padding=True)
+
+
+def one_brick(resolution: int) -> SparseSDF:
+    """The smallest field there is: one brick, all of it in the band."""
+    values = np.linspace(-1, 1, 512, dtype=np.float32)[None]
+    everywhere = np.ones((1, 512), dtype=bool)
+    return SparseSDF(
+        np.zeros((1, 3), np.int32), values, everywhere, ~everywhere, resolution,
+        4 / resolution, 1.0, (0.0, 0.0, 0.0),
+    )  # fmt: skip
+
+
 class SSVAEModule(nn.Module):
     """The trained module: encode, draw, decode, and compare."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: SSVAERun) -> None:
         super().__init__()
         self.model = SSVAE(config.model)
         self.config = config
@@ -114,9 +150,19 @@ class SSVAETask:
 
     term_names = TERMS
     watched_names = WATCHED
+    watched_group = "latent"
 
     def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config, SSVAERun), config.task
         self.config = config
+
+    def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
+        """Nothing but the samples is needed, and all of them can be used."""
+        return dataset
+
+    def samples(self, dataset: SDFDataset) -> SDFSamples:
+        """Fields with the tables of this model."""
+        return SDFSamples(dataset, self.config.model.window)
 
     def build_module(self) -> nn.Module:
         """A fresh module, its weights drawn from `init_seed`, or else from the run's seed."""
@@ -127,6 +173,15 @@ class SSVAETask:
     def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """`model.encoder…` → `encoder…`."""
         return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+    def summary(self, loss: Tensor, watched: Tensor) -> dict[str, Any]:
+        """Nothing beyond the terms."""
+        return {}
+
+    def score(self, mean: dict[str, Any]) -> float | None:
+        """Mean IoU."""
+        iou = mean.get("iou")
+        return None if iou is None else float(iou)
 
     def warnings(self, averages: dict[str, float]) -> list[str]:
         """Posterior collapse and its opposite, in words."""
