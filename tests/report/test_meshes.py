@@ -11,7 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from threed_gen.geometry.mesh import Mesh, is_watertight
-from threed_gen.geometry.render import Scene, frame_of
+from threed_gen.geometry.render.clay import Scene, frame_of
 from threed_gen.report.meshes import (
     ERROR_SPAN,
     FLOOR_SIZE,

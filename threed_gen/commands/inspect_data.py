@@ -14,7 +14,7 @@ from threed_gen.data.pack import REJECTS_NAME
 from threed_gen.data.status import read_status, told
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.geometry.marching_cubes import extract_mesh
-from threed_gen.geometry.render import render
+from threed_gen.geometry.render.clay import render
 from threed_gen.report.pictures import Row as PictureRow
 from threed_gen.report.pictures import contact_sheet
 

@@ -11,7 +11,7 @@ from threed_gen.console import table
 from threed_gen.errors import disk_errors
 from threed_gen.geometry.mesh import boundary_edge_count
 from threed_gen.geometry.mesh_io import load_mesh
-from threed_gen.geometry.render import render
+from threed_gen.geometry.render.clay import render
 
 PICTURE_SIZE = 640
 

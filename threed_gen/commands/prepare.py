@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from threed_gen.console import say
 from threed_gen.data.prepare import PrepareSummary, prepare
@@ -21,10 +22,14 @@ from threed_gen.data.status import told
 from threed_gen.data.workers import Limits
 from threed_gen.errors import DiskError, UserError
 
+if TYPE_CHECKING:
+    from threed_gen.data.views.params import ViewParams
+
 
 def run(args: argparse.Namespace) -> int:
     """A stopped `prepare` goes on where it was when it is started again."""
     share = share_of(args.rank, args.world_size, os.environ)
+    views = view_params(args)
     summary = prepare(
         parse_source(args.source, source_options(args)),
         args.out,
@@ -40,10 +45,50 @@ def run(args: argparse.Namespace) -> int:
         share=share,
     )
     print("\n".join(told_summary(summary, share)))
+    if views is not None:
+        print("\n".join(draw_views(args, share, views)))
     page = summary.out / "report.html"
     if not args.no_report and not summary.open and (summary.built or not page.is_file()):
         write_page(summary.out)
     return 0
+
+
+def view_params(args: argparse.Namespace) -> ViewParams | None:
+    """What the group "views" asks for; None without --views."""
+    if args.views is None:
+        if args.view_law is not None or args.view_size is not None:
+            raise UserError("--view-law and --view-size say how views are drawn: give --views N")
+        return None
+    from threed_gen.data.views.params import ViewParams
+
+    return ViewParams(args.views, args.view_law or "trellis", args.view_size)
+
+
+def draw_views(args: argparse.Namespace, share: Share, params: ViewParams) -> list[str]:
+    """Run the stage of views; what it did, in lines."""
+    from threed_gen.data.views.stage import prepare_views
+
+    done = prepare_views(
+        source_from(args.source, source_options(args)),
+        args.out,
+        params,
+        workers=args.workers,
+        limits=Limits(args.timeout, args.memory_mb),
+        retry_failed=args.retry_failed,
+        share=share,
+    )
+    by_now = f"{done.built:,} samples drawn now, {done.seconds:.0f} s"
+    if done.open:
+        head = f"views: rank {share.rank} of {share.world_size} is done ({by_now}); "
+        return [f"{head}{done.open:,} samples of other ranks are open"]
+    size = f"{done.bytes / 1e6:,.1f} MB ({by_now})"
+    look = f"look at {args.out / 'views.png'}"
+    lines = [f"views: {params.count} of each of {done.samples:,} samples, {size}; {look}"]
+    if done.bad:
+        lines.append(_counted("without views", done.bad, f" (see {args.out}/views_rejects.jsonl)"))
+    if done.flags:
+        lines.append(_counted("colours", done.flags, " (drawn, neutral there)"))
+    return lines
 
 
 def write_page(out: Path) -> None:

@@ -11,6 +11,7 @@ EXAMPLES = (
     "  threed-gen prepare metadata.csv data/ --resolution 256 --min-score 5.5\n"
     "  threed-gen prepare objaverse:lvis:mug data/ --cache downloads/ --licence CC-BY,CC0 "
     "--resolution 256\n"
+    "  threed-gen prepare meshes/ data/ --resolution 64 --views 24\n"
     "  threed-gen prepare meshes/ data/ --resolution 256 --retry-failed --timeout 3600\n"
     "  threed-gen prepare meshes/ data/ --resolution 256 --workers 32 --rank 0 --world-size 4"
 )
@@ -68,9 +69,27 @@ def add_prepare_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not write OUT/report.html, the page of the data",
     )
+    _views(parser)
     _limits(parser)
     _ranks(parser)
     _selection(parser)
+
+
+def _views(parser: argparse.ArgumentParser) -> None:
+    """Pictures of every sample."""
+    group = parser.add_argument_group(
+        "views", "pictures of every sample, drawn after its grids; may be added later"
+    )
+    group.add_argument("--views", metavar="N", type=int, help="how many of each, for example 24")
+    group.add_argument(
+        "--view-law",
+        choices=("trellis", "paper"),
+        help="where cameras stand: all around (default), or elevation 10 to 40 degrees in front, "
+        "as Direct3D-S2 has it",
+    )
+    group.add_argument(
+        "--view-size", metavar="P", type=int, help="pixels (default: trellis 512, paper 1024)"
+    )
 
 
 def _limits(parser: argparse.ArgumentParser) -> None:

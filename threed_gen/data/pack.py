@@ -63,8 +63,8 @@ def pack(
     return index
 
 
-def write_rejects(out: Path, rows: Sequence[Row]) -> None:
-    """Write OUT/rejects.jsonl, one line per asset without a sample, in the order of the source."""
+def write_rejects(out: Path, rows: Sequence[Row], name: str = REJECTS_NAME) -> None:
+    """Write OUT/`name`: a line for each asset that is not good, in the order of the source."""
     lines = [
         {
             "id": asset.id,
@@ -78,7 +78,7 @@ def write_rejects(out: Path, rows: Sequence[Row]) -> None:
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     content = text.encode("utf-8", "backslashreplace")  # file names that are no UTF-8: \udcXX
-    path = out / REJECTS_NAME
+    path = out / name
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content, "the list of rejects")
 

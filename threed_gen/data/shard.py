@@ -39,9 +39,9 @@ class ShardFile:
     sha256: str
 
 
-def shard_name(number: int) -> str:
+def shard_name(number: int, kind: str = "shard") -> str:
     """`shard-000000.tar`, `shard-000001.tar`, …"""
-    return f"shard-{number:06d}.tar"
+    return f"{kind}-{number:06d}.tar"
 
 
 def member_name(sample: str, resolution: int) -> str:
@@ -89,10 +89,10 @@ class ShardWriter:
 
 
 def write_shard(
-    folder: Path, number: int, members: Iterable[tuple[str, bytes]]
+    folder: Path, number: int, members: Iterable[tuple[str, bytes]], kind: str = "shard"
 ) -> tuple[ShardFile, list[Placed]]:
     """Write one shard of (member name, payload) pairs; it appears whole or not at all."""
-    name = shard_name(number)
+    name = shard_name(number, kind)
     with atomic_file(folder / name, "a shard") as file:
         writer = ShardWriter(file)
         placed = [writer.add(member, payload) for member, payload in members]

@@ -74,6 +74,11 @@ def load_asset(path: Path, limits: ReadLimits = ReadLimits()) -> LoadedMesh:  # 
 
 
 def _read(path: Path, limits: ReadLimits) -> Raw:
+    return _parse(*open_asset(path, limits), limits)
+
+
+def open_asset(path: Path, limits: ReadLimits) -> tuple[bytes, str, Beside]:
+    """The content of a mesh file, its suffix, and the files beside it; looks into a .zip."""
     if not path.is_file():
         raise reject("missing", "no such mesh file")
     if path.suffix.lower() not in MESH_SUFFIXES:
@@ -86,8 +91,8 @@ def _read(path: Path, limits: ReadLimits) -> Raw:
     content = path.read_bytes()
     if path.suffix.lower() == ".zip":
         archive = Archive(content, PLAIN_SUFFIXES, limits)
-        return _parse(archive.read_mesh(), PurePosixPath(archive.mesh).suffix, archive, limits)
-    return _parse(content, path.suffix, Folder(path.parent, limits, size), limits)
+        return archive.read_mesh(), PurePosixPath(archive.mesh).suffix, archive
+    return content, path.suffix, Folder(path.parent, limits, size)
 
 
 def _parse(content: bytes, suffix: str, beside: Beside, limits: ReadLimits) -> Raw:

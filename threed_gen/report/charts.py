@@ -14,9 +14,15 @@ TERM_NAMES = {
     "ext": "ext · voxels beyond the band",
     "sharp": "sharp · voxels near sharp edges",
     "kl": "kl · to the unit Gaussian",
+    "velocity": "velocity · squared error; 2 says nothing",
 }
+WATCHED = ("latent", "flow")  # groups of numbers that a task watches
+TIME_RANGES = ((0.0, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 1.0))
+TIME_WINDOWS = 60  # over which the loss by time is averaged: a step has few samples
 
 VALIDATION = (
+    ("loss", "validation: loss at fixed noise and times"),
+    ("relative_l2", "validation: relative L2 of samples"),
     ("iou", "validation: IoU"),
     ("f@0.02", "validation: F@0.02"),
     ("error_voxels", "validation: error (voxels)"),
@@ -60,9 +66,11 @@ def _charts(run: RunData) -> list[Chart]:
         for key, title in VALIDATION
     ]
     charts += [
-        Chart(key.replace("_", " "), [series(records, key, key, "latent")], smooth=True)
-        for key in _keys(records, "latent")
+        Chart(key.replace("_", " "), [series(records, key, key, group)], smooth=True)
+        for group in WATCHED
+        for key in _keys(records, group)
     ]
+    charts.append(Chart("loss by time", loss_by_time(records), log=True))
     charts += [
         Chart(
             title,
@@ -73,6 +81,35 @@ def _charts(run: RunData) -> list[Chart]:
         for key, title in PLAIN
     ]
     return charts
+
+
+def loss_by_time(records: Sequence[Record]) -> list[Line]:
+    """One line per range of t, each point the mean over the samples of a window of steps."""
+    width = max(1, -(-len(records) // TIME_WINDOWS))
+    windows = [records[k : k + width] for k in range(0, len(records), width)]
+    steps = [window[-1]["step"] for window in windows]
+    return [
+        Line(f"t {low}–{high}", steps, [_mean_within(window, low, high) for window in windows])
+        for low, high in TIME_RANGES
+    ]
+
+
+def _mean_within(records: Sequence[Record], low: float, high: float) -> float | None:
+    """Mean loss of the samples whose time lies in [low, high); None where there is none.
+
+    A record's `time_bins` is {"0.30-0.40": [mean, samples]}; whatever else it holds is passed over.
+    """
+    total = count = 0.0
+    for record in records:
+        bins = record.get("time_bins")
+        for name, pair in bins.items() if isinstance(bins, dict) else ():
+            try:
+                start, (mean, samples) = float(str(name).split("-")[0]), pair
+                inside = low - 1e-9 <= start < high - 1e-9
+                total, count = total + inside * mean * samples, count + inside * samples
+            except (TypeError, ValueError):
+                continue
+    return total / count if count else None
 
 
 def _keys(records: Sequence[Record], group: str) -> list[str]:

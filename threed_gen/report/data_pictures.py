@@ -20,7 +20,7 @@ from threed_gen.data.shard import read_member
 from threed_gen.data.workers import Lost, run_tasks
 from threed_gen.geometry.marching_cubes import extract_mesh
 from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.render import CLAY, Scene, frame_of
+from threed_gen.geometry.render.clay import CLAY, Scene, frame_of
 from threed_gen.report.meshes import coarser, poster, viewable
 from threed_gen.report.text import plain
 

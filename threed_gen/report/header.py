@@ -54,6 +54,7 @@ def tiles(run: RunData) -> list[Tile]:
     for key, title, digits in (
         ("iou", "mean IoU", 3), ("f@0.02", "mean F-score (F@0.02)", 3),
         ("error_voxels", "mean error in voxels", 3),
+        ("relative_l2", "relative L2 of samples", 3), ("loss", "validation loss", 4),
     ):  # fmt: skip
         if key in mean:
             aside = f"worst {number(worst.get(key), digits)}"

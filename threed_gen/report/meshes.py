@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.render import Color, Frame, Scene, corner_normals
+from threed_gen.geometry.render.clay import Color, Frame, Scene, corner_normals
 
 MOST_FACES = 150_000  # of one mesh on the page
 REACH = 1.25  # positions are kept within ± this many radii of the frame

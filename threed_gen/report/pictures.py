@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -92,8 +92,8 @@ def nothing(size: int, text: str = "no surface") -> Pixels:
 
 def thumbnail(image: Pixels, size: int) -> Pixels:
     """An image [H, W, 3 or 4], fitted into a square of white: uint8 [size, size, 3]."""
-    picture = Image.fromarray(image).convert("RGBA")
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    whole = Image.fromarray(image).convert("RGBA")
+    picture = ImageOps.contain(whole, (size, size), Image.Resampling.LANCZOS)
     tile = Image.new("RGBA", (size, size), (255, 255, 255, 255))
     place = ((size - picture.width) // 2, (size - picture.height) // 2)
     tile.alpha_composite(picture, place)

@@ -18,7 +18,7 @@ from PIL.Image import Image as Picture
 
 from threed_gen.files import atomic_file
 from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.render import CLAY, SLATE, Color, Frame, Image, frame_of, render
+from threed_gen.geometry.render.clay import CLAY, SLATE, Color, Frame, Image, frame_of, render
 from threed_gen.report.pictures import Row, contact_sheet, nothing, thumbnail
 
 MOST_SHAPES = 24  # on one sheet; more would be too small to see

@@ -12,7 +12,7 @@ from threed_gen.console import Progress
 from threed_gen.geometry.distance import TriangleDistance
 from threed_gen.geometry.mesh import Mesh, MeshError
 from threed_gen.geometry.mesh_io import load_mesh
-from threed_gen.geometry.render import CLAY, SLATE, frame_of
+from threed_gen.geometry.render.clay import CLAY, SLATE, frame_of
 from threed_gen.report.meshes import ERROR_SPAN, coarser, viewable
 from threed_gen.report.run_data import Record, RunData
 from threed_gen.report.text import json_script, number

@@ -8,11 +8,14 @@ take, so that a second `prepare` can tell what has changed without opening a mes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from threed_gen.data.tags import Tag
 from threed_gen.errors import UserError
 from threed_gen.geometry.mesh_io import LoadedMesh
+
+if TYPE_CHECKING:  # only views need the renderer
+    from threed_gen.geometry.render.paint import PaintedMesh
 
 
 class TryAgainError(UserError):
@@ -53,6 +56,15 @@ class Asset(Protocol):
 
     def load(self) -> LoadedMesh:
         """The mesh; MeshError (with a reason) rejects it, TryAgainError only puts it off."""
+        ...
+
+
+@runtime_checkable
+class PaintedAsset(Protocol):
+    """An asset that also knows its colours; another one is photographed in a neutral material."""
+
+    def paint(self) -> PaintedMesh:
+        """The mesh of `load` with its colours, in the unit frame; fails as `load` does."""
         ...
 
 

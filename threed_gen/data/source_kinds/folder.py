@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threed_gen.data.tags import Tag
 from threed_gen.errors import UserError
 from threed_gen.files import file_sha256
 from threed_gen.geometry.mesh_io import MESH_SUFFIXES, LoadedMesh, load_asset
+
+if TYPE_CHECKING:  # only views need the renderer
+    from threed_gen.geometry.render.paint import PaintedMesh
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class FileAsset:
     def load(self) -> LoadedMesh:
         """Read the file; MeshError if there is no usable mesh in it."""
         return load_asset(self.path)
+
+    def paint(self) -> PaintedMesh:
+        """Read the file with its colours."""
+        from threed_gen.geometry.render.appearance import load_painted
+
+        return load_painted(self.path)
 
 
 class FolderSource:

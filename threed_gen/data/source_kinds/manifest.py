@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threed_gen.data.source_kinds.columns import Record, read_records
 from threed_gen.data.source_kinds.folder import unique_ids
@@ -27,6 +27,9 @@ from threed_gen.geometry.mesh_io import LoadedMesh, load_asset
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # what may name a file anywhere
 _NO_FILE, _OUTSIDE = -1, -2  # stamps of what is not there and of what is not looked at
+
+if TYPE_CHECKING:  # only views need the renderer
+    from threed_gen.geometry.render.paint import PaintedMesh
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ class ManifestAsset:
         if self.expected_sha256 is not None:
             self.sha256()
         return load_asset(self._file())
+
+    def paint(self) -> PaintedMesh:
+        """Read the file with its colours, once its hash is known to be right."""
+        from threed_gen.geometry.render.appearance import load_painted
+
+        if self.expected_sha256 is not None:
+            self.sha256()
+        return load_painted(self._file())
 
     def _file(self) -> Path:
         if self.path is None:

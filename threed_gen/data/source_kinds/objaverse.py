@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threed_gen.data.source_kinds.columns import Record
 from threed_gen.data.source_kinds.download import DownloadPolicy, fetch
@@ -26,6 +26,9 @@ from threed_gen.errors import UserError
 from threed_gen.files import file_sha256
 from threed_gen.geometry.mesh import MeshError
 from threed_gen.geometry.mesh_io import LoadedMesh, load_asset
+
+if TYPE_CHECKING:  # only views need the renderer
+    from threed_gen.geometry.render.paint import PaintedMesh
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class ObjaverseAsset:
     def load(self) -> LoadedMesh:
         """Download the object if it is not in the cache, and read it."""
         return load_asset(self._download())
+
+    def paint(self) -> PaintedMesh:
+        """Read the object with its colours, as `load` does."""
+        from threed_gen.geometry.render.appearance import load_painted
+
+        return load_painted(self._download())
 
     def _download(self) -> Path:
         if self.url is None:

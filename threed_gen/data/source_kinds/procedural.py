@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threed_gen.data.procedural.families import LICENCE, make_mesh, shape_name
 from threed_gen.data.tags import Tag
 from threed_gen.errors import UserError
 from threed_gen.geometry.mesh_io import LoadedMesh
+
+if TYPE_CHECKING:  # only views need the renderer
+    from threed_gen.geometry.render.paint import PaintedMesh
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class ProceduralAsset:
     def load(self) -> LoadedMesh:
         """Build the mesh."""
         return LoadedMesh(make_mesh(self.index, self.seed)[1], ())
+
+    def paint(self) -> PaintedMesh:
+        """The mesh in a pleasant colour of its own."""
+        from threed_gen.data.procedural.colors import shape_color
+        from threed_gen.geometry.render.paint import in_unit_frame, plain
+
+        mesh = self.load().mesh
+        return in_unit_frame(plain(mesh, shape_color(self.sha256())), mesh)
 
 
 class ProceduralSource:

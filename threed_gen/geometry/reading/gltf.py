@@ -26,7 +26,7 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 
 
 @dataclass(frozen=True)
-class _Instance:
+class Instance:
     """One primitive of a mesh, at one node."""
 
     primitive: Tree
@@ -41,13 +41,13 @@ def read_gltf(content: bytes, beside: Beside, limits: ReadLimits) -> Raw:
     file = GltfFile(content, beside, limits)
     visible, world = placed_nodes(file.tree)
     flags: set[str] = set()
-    instances = [found for node in visible for found in _instances(file, node, flags)]
+    instances = [found for node in visible for found in instances_at(file, node, flags)]
     check_faces(sum(instance.faces for instance in instances), limits)
     vertices: list[NDArray[np.float64]] = [np.zeros((0, 3))]
     faces: list[NDArray[np.int64]] = [np.zeros((0, 3), dtype=np.int64)]
     count = 0
     for instance in instances:
-        points, corners = _read(file, instance, world, flags)
+        points, corners = read_instance(file, instance, world, flags)
         vertices.append(points)
         faces.append(corners + count)
         count += len(points)
@@ -59,7 +59,7 @@ def read_gltf(content: bytes, beside: Beside, limits: ReadLimits) -> Raw:
     return Raw(np.concatenate(vertices), np.concatenate(faces), frozenset(flags), up=1)
 
 
-def _instances(file: GltfFile, number: int, flags: set[str]) -> list[_Instance]:
+def instances_at(file: GltfFile, number: int, flags: set[str]) -> list[Instance]:
     """The primitives that a node shows."""
     node = json_tree.item(file.tree, "nodes", number)
     if "mesh" not in node:
@@ -83,7 +83,7 @@ def _instances(file: GltfFile, number: int, flags: set[str]) -> list[_Instance]:
         )
         faces = corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
         weights = _weights(node, mesh, primitive)
-        found.append(_Instance(primitive, weights, number, skin, faces))
+        found.append(Instance(primitive, weights, number, skin, faces))
     return found
 
 
@@ -102,8 +102,8 @@ def _check_draco(file: GltfFile, primitive: Tree) -> None:
         check_compression(primitive, "")
 
 
-def _read(
-    file: GltfFile, instance: _Instance, world: list[NDArray[np.float64]], flags: set[str]
+def read_instance(
+    file: GltfFile, instance: Instance, world: list[NDArray[np.float64]], flags: set[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Vertices in the world, and faces, of one primitive."""
     primitive = instance.primitive

@@ -63,7 +63,7 @@ class GltfFile:
         elif not isinstance(uri, str):
             raise reject("unreadable", 'has a "uri" that is no text')
         elif uri[:5].lower() == "data:":
-            content = _data(uri)
+            content = data_uri(uri)
         else:
             content = self.beside.read(uri)
         if len(content) < length:
@@ -135,7 +135,8 @@ def unsupported(name: str, where: str = "") -> Exception:
     return reject("unsupported_extension", f"needs the extension {shown(name, 80)}{where}; {cure}")
 
 
-def _data(uri: str) -> bytes:
+def data_uri(uri: str) -> bytes:
+    """The content of a base64 data: URI."""
     head, comma, text = uri.partition(",")
     if len(uri) > _LARGEST_DATA_URI:
         raise reject("too_large", f"has a data: URI of {len(uri) / 1e6:,.0f} MB; save it as .glb")

@@ -30,13 +30,13 @@ def read_obj(content: bytes, beside: Beside, limits: ReadLimits) -> Raw:
     flags: set[str] = set()
     count = 0
     for lines in pieces_of_lines(content.removeprefix(b"\xef\xbb\xbf"), limits):
-        lines = _plain(lines)
+        lines = plain_lines(lines)
         is_vertex = np.array([line[:1] == b"v" and line[1:2] in _BLANKS for line in lines])
         is_face = np.array([line[:1] == b"f" and line[1:2] in _BLANKS for line in lines])
         before = count + np.cumsum(is_vertex)
         vertices.append(rows([lines[i] for i in np.flatnonzero(is_vertex)], slice(1, 4)))
         size, corner = _polygons([lines[i] for i in np.flatnonzero(is_face)])
-        corners.append(_absolute(corner, np.repeat(before[is_face], size)))
+        corners.append(absolute(corner, np.repeat(before[is_face], size)))
         sizes.append(size)
         count += int(is_vertex.sum())
         for line in lines:
@@ -63,7 +63,7 @@ def _joined(
     return Raw(points, triangulate(size, corner, points), flags, up=1)
 
 
-def _plain(lines: list[bytes]) -> list[bytes]:
+def plain_lines(lines: list[bytes]) -> list[bytes]:
     """Lines without comments, and joined where a backslash says that they go on."""
     if any(line.endswith(b"\\") for line in lines):
         lines = b"\n".join(lines).replace(b"\\\n", b" ").split(b"\n")
@@ -83,7 +83,7 @@ def _polygons(lines: list[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
         raise reject("unreadable", "has faces with something other than vertex numbers") from None
 
 
-def _absolute(corner: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
+def absolute(corner: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
     """Counted from 0; `before` is how many vertices stand above the line of each corner."""
     return np.where(corner < 0, before + corner, np.where(corner == 0, -1, corner - 1))
 

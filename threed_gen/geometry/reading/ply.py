@@ -26,7 +26,9 @@ _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 @dataclass
-class _Element:
+class Element:
+    """A table of a .ply as its header announces it."""
+
     name: str
     count: int
     columns: list[Column] = field(default_factory=list)
@@ -34,7 +36,7 @@ class _Element:
 
 def read_ply(content: bytes, limits: ReadLimits) -> Raw:
     """Read a .ply file."""
-    order, elements, start = _header(content)
+    order, elements, start = read_header(content)
     for element in elements:
         if element.name in ("face", "tristrips"):
             check_faces(element.count, limits)
@@ -68,7 +70,7 @@ def read_ply(content: bytes, limits: ReadLimits) -> Raw:
     return Raw(vertices, joined, frozenset(flags), up=2)
 
 
-def _header(content: bytes) -> tuple[str, list[_Element], int]:
+def read_header(content: bytes) -> tuple[str, list[Element], int]:
     """Byte order ("" for text), the elements, and where the rows begin."""
     mark = content.find(b"end_header", 0, _LONGEST_HEADER)
     end = content.find(b"\n", mark)
@@ -80,14 +82,14 @@ def _header(content: bytes) -> tuple[str, list[_Element], int]:
     if end < 0:
         raise reject("unreadable", "is cut off in its header")
     order: str | None = None
-    elements: list[_Element] = []
+    elements: list[Element] = []
     for line in content[:mark].decode("latin-1").splitlines():
         words = line.split()
         match words:
             case ["format", name, *_] if name in _ORDERS:
                 order = _ORDERS[name]
             case ["element", name, count] if count.isdecimal() and len(count) <= _DIGITS:
-                elements.append(_Element(name, int(count)))
+                elements.append(Element(name, int(count)))
             case ["property", "list", size, kind, name] if elements:
                 elements[-1].columns.append(Column(name, _type(kind), _type(size)))
             case ["property", kind, name] if elements:

@@ -18,7 +18,7 @@ import warp
 from scipy import ndimage
 
 from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.render_kernels import shade_kernel, sky_kernel
+from threed_gen.geometry.render.clay_kernels import shade_kernel, sky_kernel
 from threed_gen.geometry.warp_runtime import warp_device
 
 wp: Any = warp  # its arrays and launches have no types that a checker could use
@@ -205,9 +205,10 @@ def corner_normals(
     start = np.concatenate([[0], np.cumsum(counts)])[faces.ravel()[order]]
     total = np.zeros((faces.size, 3))
     here = order // 3  # the face of each corner, in grouped order
+    around = counts[faces.ravel()[order]]
+    live = np.arange(len(order))
     for turn in range(int(counts.max(initial=0))):  # the turn-th face around each vertex
-        around = counts[faces.ravel()[order]]
-        live = np.flatnonzero(turn < around)
+        live = live[turn < around[live]]
         other = order[start[live] + turn] // 3
         near = np.einsum("nc,nc->n", unit[here[live]], unit[other]) > math.cos(
             math.radians(crease_degrees)

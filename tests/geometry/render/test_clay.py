@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from threed_gen.geometry.mesh import Mesh
-from threed_gen.geometry.render import (
+from threed_gen.geometry.render.clay import (
     FIELD_OF_VIEW,
     FIT,
     SLATE,
@@ -114,6 +114,21 @@ def test_normals_are_smooth_on_a_ball_and_sharp_on_a_cube() -> None:
     assert np.einsum("fkc,fkc->fk", on_ball, radial).min() > 0.998
     on_cube = corner_normals(CUBE.vertices, CUBE.faces)
     assert np.allclose(np.abs(on_cube).max(axis=2), 1.0)  # each along one axis
+
+
+def test_normals_average_all_faces_within_the_crease() -> None:
+    rng = np.random.default_rng(0)
+    vertices, faces = rng.normal(size=(9, 3)), rng.integers(0, 9, (40, 3))
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    found = corner_normals(vertices, faces, 60.0)
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    weighted = np.cross(b - a, c - a)
+    unit = weighted / np.linalg.norm(weighted, axis=1, keepdims=True)
+    for face in range(len(faces)):
+        for corner in range(3):
+            around = (faces == faces[face, corner]).any(axis=1) & (unit @ unit[face] > 0.5)
+            total = weighted[around].sum(axis=0)
+            assert np.allclose(found[face, corner], total / np.linalg.norm(total), atol=1e-5)
 
 
 def test_on_paper_blends() -> None:

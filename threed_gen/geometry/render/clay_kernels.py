@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (Kernels are Python in form only: warp compiles them, and its types are not Python's.)
-"""The kernels behind render.py: one pixel of a clay picture, and how much sky a point sees."""
+"""The kernels behind clay.py: one pixel of a clay picture, and how much sky a point sees."""
 
 from __future__ import annotations
 

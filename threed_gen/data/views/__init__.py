@@ -1,0 +1,1 @@
+"""Conditioning views: pictures of every prepared sample, packed beside its grids."""

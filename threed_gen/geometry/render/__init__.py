@@ -1,0 +1,1 @@
+"""Pictures of meshes without a display: clay.py for people, photo.py for models."""
