@@ -20,6 +20,7 @@ REQUIRES = [
     "triton>=3.6,<3.10; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorboard>=2.16",
     "safetensors>=0.5",
+    "transformers>=4.48,<6",  # DINOv2 with registers; CLIP and T5 for captions
     # geometry
     "numpy>=1.26,<3",
     "scipy>=1.12",

@@ -1,0 +1,1 @@
+"""What the model is told about a shape: pictures or captions, as tokens for cross-attention."""
