@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # Scripts and documents rely on these. Add to the list; never rename or remove.
 FROZEN = {
     "doctor": ["--json"],
+    "encode": ["RUN", "DATA", "--out", "--resolution", "--weights", "--values", "--store", "--split"],
     "prepare": [
         *("SRC", "OUT", "--resolution", "--workers", "--tau", "--values"),
         *("--open-surface", "--cap-extent", "--held-out", "--no-report"),
+        *("--views", "--view-law", "--view-size"),
         *("--timeout", "--memory-mb", "--retry-failed", "--rank", "--world-size"),
         *("--licence", "--min-score", "--exclude", "--limit"),
         *("--root", "--cache", "--objaverse-url"),

@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         _inspect,
         _train,
         _resume,
+        _encode,
         _reconstruct,
         _evaluate,
         _report,
@@ -202,6 +203,46 @@ def _resume(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     parser.add_argument(
         "--fresh", action="store_true", help="allow step 0 when no checkpoint is whole"
+    )
+
+
+def _encode(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "encode",
+        "write the latents of prepared shapes, as a trained SS-VAE says them",
+        "threed-gen encode runs/vae data/ --out latents/\n"
+        "  threed-gen encode runs/vae data/ --out latents/ --resolution 256 384 --values fp16",
+        SAME_AGAIN,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory of an SS-VAE")
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder made by `prepare`")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="where latents/ and the index go"
+    )
+    parser.add_argument(
+        "--resolution", metavar="R", type=int, nargs="+", help="(default: those of the run)"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "model"),
+        default="ema",
+        help="the moving average (default), or the weights themselves",
+    )
+    parser.add_argument(
+        "--values", choices=("fp32", "fp16"), default="fp32", help="precision (default: fp32)"
+    )
+    parser.add_argument(
+        "--store",
+        choices=("mode", "posterior"),
+        default="posterior",
+        help="mean and variance (default), from which training may draw, or the mean alone",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "held_out", "all"),
+        default="all",
+        help="which samples (default: all)",
     )
 
 

@@ -6,6 +6,8 @@ is decoded, so a damaged sample is named and never trained on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,20 @@ class SDFDataset:
             return SDFDataset(self.path, self.tau, held_out)
         except NothingLeftError:
             return self
+
+    def only(self, ids: Collection[str], rule: str) -> SDFDataset:
+        """The samples among `ids`; the others count in `left_out` under the name `rule`.
+
+        Raises NothingLeftError when none is left.
+        """
+        kept = [sample for sample in self.index.samples if sample.id in ids]
+        if not kept:
+            raise NothingLeftError(f"{self.path}: every sample is left out ({rule})")
+        result = copy(self)
+        result.index = replace(self.index, samples=kept)
+        lost = len(self.index.samples) - len(kept)
+        result.left_out = {**self.left_out, **({rule: lost} if lost else {})}
+        return result
 
     def __len__(self) -> int:
         return len(self.index.samples)

@@ -7,14 +7,13 @@ version does not know are ignored; a newer version is refused by name.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from threed_gen.data.shard import ShardFile
 from threed_gen.data.split import Split
+from threed_gen.data.table import MISFITS, parse_table, table_bytes, typed
 from threed_gen.errors import UserError
 from threed_gen.files import write_atomically
 
@@ -86,14 +85,7 @@ class ShardIndex:
     def to_bytes(self) -> bytes:
         """The file's content; equal tables give equal bytes."""
         table = {"params": self.params, "shards": [asdict(shard) for shard in self.shards]}
-        body = b"".join(_line(row) for row in [table, *map(_row, self.samples)])
-        first = {
-            "format": FORMAT,
-            "version": VERSION,
-            "count": len(self.samples),
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
-        return _line(first) + body
+        return table_bytes(FORMAT, VERSION, table, map(_row, self.samples))
 
     @staticmethod
     def load(data_dir: Path) -> ShardIndex:
@@ -108,29 +100,17 @@ class ShardIndex:
 
 def parse_index(content: bytes, name: str) -> ShardIndex:
     """The index in `content`; `name` is what errors call it."""
-    first, newline, body = content.partition(b"\n")
     try:
-        head = json.loads(first)
-        if not isinstance(head, dict) or head.get("format") != FORMAT or not newline:
-            raise _damaged(name, f"its first line does not say '{FORMAT}'")
-        version = head.get("version")
-        if type(version) is int and version > VERSION:
-            raise UserError(
-                f"{name}: written in format version {version}, this threed-gen reads version "
-                f"{VERSION}: update threed-gen"
-            )
-        if version != VERSION or head.get("sha256") != hashlib.sha256(body).hexdigest():
-            raise _damaged(name, "its checksum differs")
-        table, *rows = [json.loads(line) for line in body.decode().splitlines()]
-        if head.get("count") != len(rows):
-            raise _damaged(name, f"it should list {head.get('count')} samples, not {len(rows)}")
+        table, rows = parse_table(
+            content, name, FORMAT, VERSION, lambda problem: _damaged(name, problem)
+        )
         shards = [ShardFile(s["file"], s["size"], s["sha256"]) for s in table["shards"]]
         index = ShardIndex(table["params"], shards, [_sample(row) for row in rows])
         known = {shard.file for shard in shards}
         if any(grid.shard not in known for s in index.samples for grid in s.grids.values()):
             raise _damaged(name, "a sample lies in a shard that is not listed")
         return index
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+    except MISFITS as err:
         raise _damaged(name, f"{type(err).__name__}: {err}") from err
 
 
@@ -141,10 +121,6 @@ def _damaged(name: str, problem: str) -> DamagedIndexError:
     )
 
 
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
 def _row(sample: SampleEntry) -> dict[str, Any]:
     row = asdict(sample)
     row["grids"] = {str(resolution): asdict(grid) for resolution, grid in sample.grids.items()}
@@ -153,16 +129,16 @@ def _row(sample: SampleEntry) -> dict[str, Any]:
 
 def _sample(row: dict[str, Any]) -> SampleEntry:
     return SampleEntry(
-        id=_typed(row, "id", str),
-        source=_typed(row, "source", str),
-        family=_typed(row, "family", str, type(None)),
-        licence=_typed(row, "licence", str, type(None)),
-        source_sha256=_typed(row, "source_sha256", str),
+        id=typed(row, "id", str),
+        source=typed(row, "source", str),
+        family=typed(row, "family", str, type(None)),
+        licence=typed(row, "licence", str, type(None)),
+        source_sha256=typed(row, "source_sha256", str),
         grids={int(key): _grid(grid) for key, grid in sorted(row["grids"].items(), key=_number)},
         flags=tuple(row["flags"]),
         # Indexes of earlier versions do not have these.
-        tags=_typed({"tags": {}, **row}, "tags", dict),
-        info=_typed({"info": {}, **row}, "info", dict),
+        tags=typed({"tags": {}, **row}, "tags", dict),
+        info=typed({"info": {}, **row}, "info", dict),
         split=_split(row.get("split", "train")),
     )
 
@@ -180,17 +156,11 @@ def _number(item: tuple[str, Any]) -> int:
 
 def _grid(row: dict[str, Any]) -> GridEntry:
     return GridEntry(
-        shard=_typed(row, "shard", str),
-        offset=_typed(row, "offset", int),
-        size=_typed(row, "size", int),
-        sha256=_typed(row, "sha256", str),
-        tokens=_typed(row, "tokens", int),
-        voxels=_typed(row, "voxels", int),
-        tau=_typed(row, "tau", float),
+        shard=typed(row, "shard", str),
+        offset=typed(row, "offset", int),
+        size=typed(row, "size", int),
+        sha256=typed(row, "sha256", str),
+        tokens=typed(row, "tokens", int),
+        voxels=typed(row, "voxels", int),
+        tau=typed(row, "tau", float),
     )
-
-
-def _typed(row: dict[str, Any], key: str, *kinds: type) -> Any:
-    if type(row[key]) not in kinds:
-        raise ValueError(f"'{key}' should be {kinds[0].__name__}, not {row[key]!r}")
-    return row[key]
