@@ -75,10 +75,11 @@ def start(
 
 
 def finish(
-    launcher: str, ranks: int, arguments: list[str], log: Path, timeout: float = 100
+    launcher: str, ranks: int, arguments: list[str], log: Path, timeout: float = 100,
+    script: Path = TRAIN,
 ) -> int:  # fmt: skip
     """Run to the end; returns the exit code."""
-    process = start(launcher, ranks, arguments, log)
+    process = start(launcher, ranks, arguments, log, script)
     try:
         return process.wait(timeout)
     finally:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from threed_gen.console import table
 from threed_gen.data.config import DataConfig, FilterConfig
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.filter import told
+from threed_gen.models.ss_dit import SSDiT
 from threed_gen.models.ss_vae import SSVAE
-from threed_gen.training.run_config import load_run_config
+from threed_gen.training.memory import expected_memory, mean_tokens, micro_batch
+from threed_gen.training.run_config import RunConfig, SSDiTRun, SSVAERun, load_run_config
+
+Rows = list[tuple[str, str]]
 
 
 def show_config(path: Path) -> None:
     """Print the model's parameter counts and what the run would do."""
     config = load_run_config(path)
-    with torch.device("meta"):
-        model = SSVAE(config.model)
+    model = _model(config)
     rows = [
         (name, f"{sum(p.numel() for p in part.parameters()):,}")
         for name, part in model.named_children()
@@ -35,25 +39,47 @@ def show_config(path: Path) -> None:
     print(f"{path}: {config.task}, {total / 1e6:.2f} M parameters\n")
     print(table(["part", "parameters"], rows))
     print()
-    print(
-        table(
-            ["setting", "value"],
-            [
-                ("data", data.path or "procedural shapes, prepared on first use"),
-                *_filter(data),
-                ("resolutions", ", ".join(f"{r}³" for r in data.resolutions)),
-                ("steps", f"{train.steps:,}"),
-                ("batch", batch),
-                ("peak learning rate", f"{train.learning_rate:g}"),
-                ("precision", train.precision),
-                ("ZeRO stage", str(train.zero_stage)),
-                ("weights + AdamW + EMA", f"{total * 20 / 2**30:.2f} GiB in fp32, gradients too"),
-            ],
-        )
-    )
+    settings: Rows = [
+        ("data", data.path or "procedural shapes, prepared on first use"),
+        *_filter(data),
+        ("resolutions", ", ".join(f"{r}³" for r in data.resolutions)),
+        ("steps", f"{train.steps:,}"),
+        ("batch", batch),
+        ("peak learning rate", f"{train.learning_rate:g}"),
+        ("precision", train.precision),
+        ("ZeRO stage", str(train.zero_stage)),
+    ]
+    if config.init_from is not None:
+        settings.append(("begins with", config.init_from.path))
+    print(table(["setting", "value"], settings + _of_task(config, total)))
 
 
-def _filter(data: DataConfig) -> list[tuple[str, str]]:
+def _model(config: RunConfig) -> nn.Module:
+    with torch.device("meta"):
+        if isinstance(config, SSDiTRun):
+            return SSDiT(config.model)
+        assert isinstance(config, SSVAERun), config.task
+        return SSVAE(config.model)
+
+
+def _of_task(config: RunConfig, parameters: int) -> Rows:
+    if not isinstance(config, SSDiTRun):
+        gib = parameters * 20 / 2**30
+        return [("weights + AdamW + EMA", f"{gib:.2f} GiB in fp32, gradients too")]
+    latents, condition = config.latents, config.condition
+    encoder = condition.source if condition.encoder == "dinov2" else "built-in patches, trained"
+    tokens, samples = micro_batch(config, 8)
+    return [
+        ("latents", latents.path or f"encoded on the fly by {latents.run}"),
+        ("image encoder", encoder),
+        ("usual tokens of a shape", f"{mean_tokens(max(config.data.resolutions)):,}"),
+        ("micro-batch on 1 of 8 GPUs", f"{samples} samples, {tokens:,} tokens"),
+        ("expected on 1 GPU", expected_memory(config, 1).told()),
+        ("expected on each of 8 GPUs", expected_memory(config, 8).told()),
+    ]
+
+
+def _filter(data: DataConfig) -> Rows:
     """What `data.filter` leaves of the samples, where they are at hand; no row without a filter."""
     if data.filter == FilterConfig():
         return []

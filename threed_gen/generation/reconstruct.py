@@ -6,12 +6,10 @@ mean of the posterior is decoded, so the same weights and shape give the same an
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import torch
 
-from threed_gen.data.batch import collate, decoded_to_bricks
+from threed_gen.data.batch import collate
+from threed_gen.generation.latents import field_of
 from threed_gen.geometry.sparse_sdf import SparseSDF
 from threed_gen.models.ss_vae import SSVAE
 
@@ -37,12 +35,4 @@ def reconstruct(model: SSVAE, sdf: SparseSDF, device: torch.device | str) -> Spa
         decoded = model.decode(model.encode(inputs).mean)  # feats [512 · B, 1]
     finally:
         model.train(was_training)
-    predicted = np.clip(decoded_to_bricks(decoded.feats), -1.0, 1.0)  # [B, 512]; NaN stays NaN
-    if predicted.shape != sdf.sdf.shape:
-        raise ValueError(f"decoded {predicted.shape} values for bricks of {sdf.sdf.shape}")
-    return replace(
-        sdf,
-        sdf=predicted.astype(np.float32),
-        band=np.abs(predicted) < 1,
-        sharp=np.zeros_like(sdf.sharp),
-    )
+    return field_of(decoded.feats, sdf)

@@ -161,21 +161,11 @@ class SSDiT(nn.Module):
 
     def plan(self, grid: VoxelGrid) -> SSAPlan:
         """The attention tables of `grid`, cached with it."""
-        cell, window = self.config.cell, self.config.window
-        return grid.cached(
-            ("ssa plan", cell, window),
-            lambda: build_plan(
-                grid.coords, cell=cell, window=window, batch_size=grid.batch_size
-            ),
-        )  # fmt: skip
+        return attention_plan(grid, self.config)
 
     def prepare(self, grid: VoxelGrid) -> VoxelGrid:
         """Cache all index tables that a call on `grid` needs (in a loader's worker)."""
-        plan = self.plan(grid)
-        segment_plan(grid)
-        if self.config.compression == "residual":
-            prepare_cells(grid, plan)
-        return grid
+        return prepare_grid(grid, self.config)
 
     def compile_blocks(self, **options: Any) -> None:
         """Run every block through one `torch.compile`d function (options: its arguments).
@@ -211,6 +201,25 @@ class SSDiT(nn.Module):
         feats = self.cond_proj(feats)
         place = position_embedding(condition.positions, self.config.channels, 1.0)
         return feats + place.to(feats.dtype)
+
+
+def attention_plan(grid: VoxelGrid, config: SSDiTConfig) -> SSAPlan:
+    """The attention tables of `grid`, cached with it."""
+    return grid.cached(
+        ("ssa plan", config.cell, config.window),
+        lambda: build_plan(
+            grid.coords, cell=config.cell, window=config.window, batch_size=grid.batch_size
+        ),
+    )  # fmt: skip
+
+
+def prepare_grid(grid: VoxelGrid, config: SSDiTConfig) -> VoxelGrid:
+    """Cache every table of the SS-DiT on `grid` (the latent cells) and return it."""
+    plan = attention_plan(grid, config)
+    segment_plan(grid)
+    if config.compression == "residual":
+        prepare_cells(grid, plan)
+    return grid
 
 
 def recomputed_blocks(

@@ -36,18 +36,23 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises UserError when the file is missing or damaged, and when names or shapes differ, naming
     all that are missing, unknown or of another shape. Nothing is changed in that case.
     """
+    tensors = read_weights_file(path)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    _compare(path, module.state_dict(), shapes)
+    with torch.no_grad():
+        for name, target in module.state_dict().items():
+            target.copy_(tensors[name])
+
+
+def read_weights_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU; UserError when it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _compare(path, module.state_dict(), shapes)
-            tensors = {name: file.get_tensor(name) for name in shapes}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as err:
         raise UserError(f"{path}: damaged or no safetensors file ({err})") from err
-    with torch.no_grad():
-        for name, target in module.state_dict().items():
-            target.copy_(tensors[name])
 
 
 def _compare(path: Path, own: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from threed_gen.console import Progress, say
 from threed_gen.errors import UserError
@@ -77,6 +79,12 @@ class Monitor:
             if result["mean"].get(name) is not None
         )  # fmt: skip
         self.progress.line(f"validation at step {result['step']}: {numbers}")
+
+    def picture(self, step: int, path: Path) -> None:
+        """Show a contact sheet in TensorBoard."""
+        with Image.open(path) as sheet:
+            pixels = np.asarray(sheet.convert("RGB"))
+        self._writer.add_image("previews", pixels, step, dataformats="HWC")
 
     def warn(self, step: int, lines: list[str]) -> None:
         """Show and journal each distinct warning once."""

@@ -14,7 +14,12 @@ from pydantic import Field, model_validator
 
 from threed_gen.config import Config, read_config_tree, validate
 from threed_gen.data.config import DataConfig
+from threed_gen.data.latents.config import LatentsConfig
 from threed_gen.errors import UserError
+from threed_gen.flow.sampler import SamplerConfig
+from threed_gen.flow.times import TimeDensityConfig
+from threed_gen.models.conditioning.config import ConditionConfig
+from threed_gen.models.ss_dit import SSDiTConfig
 from threed_gen.models.ss_vae import SSVAEConfig
 
 
@@ -109,7 +114,32 @@ class SSVAERun(RunConfig):
     loss: LossConfig = LossConfig()
 
 
-RUNS: dict[str, type[RunConfig]] = {"ss_vae": SSVAERun}
+class FlowConfig(Config):
+    """Rectified flow in training: how often which time is looked at, and forgetting."""
+
+    times: TimeDensityConfig = TimeDensityConfig()
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)  # unpublished; TRELLIS: 0.1
+
+
+class FlowValidationConfig(ValidationConfig):
+    """What validation asks an SS-DiT: its loss at fixed noise and times, and samples to look at."""
+
+    times: int = Field(default=8, ge=1)  # (k + ½) / times, the same for every shape and check
+    sampler: SamplerConfig = SamplerConfig()
+
+
+class SSDiTRun(RunConfig):
+    """Training an SS-DiT on the latents of a trained SS-VAE."""
+
+    task: Literal["ss_dit"]
+    model: SSDiTConfig = SSDiTConfig()
+    latents: LatentsConfig
+    condition: ConditionConfig = ConditionConfig()
+    flow: FlowConfig = FlowConfig()
+    validation: FlowValidationConfig = FlowValidationConfig()
+
+
+RUNS: dict[str, type[RunConfig]] = {"ss_vae": SSVAERun, "ss_dit": SSDiTRun}
 
 
 def load_run_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

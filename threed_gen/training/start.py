@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -22,14 +22,17 @@ from threed_gen.errors import UserError
 from threed_gen.files import write_atomically, write_json
 from threed_gen.training import checkpoint as ckpt
 from threed_gen.training.engine import start_process_group, stop_process_group
+from threed_gen.training.init_from import load_initial
 from threed_gen.training.loader import set_threads
 from threed_gen.training.master import parameter_shapes
-from threed_gen.training.run_config import RunConfig, load_run_config
+from threed_gen.training.run_config import RunConfig, SSDiTRun, load_run_config
 from threed_gen.training.run_dir import RunDir, RunLock
 from threed_gen.training.tasks.base import Task
-from threed_gen.training.tasks.ss_vae import SSVAETask
 from threed_gen.training.together import everywhere, on_rank_zero
 from threed_gen.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from threed_gen.data.views.params import ViewParams
 
 # A killed launcher's ranks end within 10 s; a little longer than that is worth waiting for.
 LOCK_WAIT_SECONDS = 15.0
@@ -64,9 +67,8 @@ def run_training(
             if cluster.rank == 0:
                 say(f"{run.root}: already finished; nothing to do")
             return
-        trainer = _build(run, config, device)
-        if resuming:
-            _resume(trainer, run, fresh)
+        checkpoint = on_rank_zero(lambda: _find(run, fresh)) if resuming else None
+        trainer = _build(run, config, device, checkpoint)
         trainer.fit()
     finally:
         lock.release()
@@ -100,20 +102,50 @@ def _enter(
     dist.barrier()
 
 
-def _build(run: RunDir, config: RunConfig, device: torch.device) -> Trainer:
+def _build(
+    run: RunDir, config: RunConfig, device: torch.device, checkpoint: Path | None
+) -> Trainer:
+    """The trainer at the step of `checkpoint`, or at step 0."""
     path = on_rank_zero(
-        lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1)
+        lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1, _views(config))
     )
     dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau, config.data.filter))
     task = task_of(config)
+    on_rank_zero(lambda: task.prepare(dataset, run.root))
     dataset = everywhere(lambda: task.open(dataset, run.root))
-    trainer = Trainer(config, run, task, dataset, device)
+    module = everywhere(task.build_module)
+    init = config.init_from
+    if init is not None and checkpoint is None:
+        for line in everywhere(lambda: load_initial(module, init)):
+            if dist.get_rank() == 0:
+                say(line)
+    trainer = Trainer(config, run, task, module, dataset, device)
+    if checkpoint is not None:
+        # Rank 0 has verified the files; the others only need the state.
+        trainer.resume(ckpt.open_verified(checkpoint))
+    else:
+        trainer.roll_back()
     on_rank_zero(lambda: _announce(trainer))
     return trainer
 
 
+def _views(config: RunConfig) -> ViewParams | None:
+    """The pictures that procedural shapes need for this task."""
+    if not isinstance(config, SSDiTRun) or config.data.path is not None:
+        return None
+    from threed_gen.data.views.params import ViewParams  # brings the renderer
+
+    return ViewParams(count=config.data.procedural.views, size=config.data.procedural.view_size)
+
+
 def task_of(config: RunConfig) -> Task:
     """The task that a config is for."""
+    if isinstance(config, SSDiTRun):
+        from threed_gen.training.tasks.ss_dit import SSDiTTask
+
+        return SSDiTTask(config)
+    from threed_gen.training.tasks.ss_vae import SSVAETask
+
     return SSVAETask(config)
 
 
@@ -139,25 +171,18 @@ def _announce(trainer: Trainer) -> None:
         write_data_sheet_once(trainer.run.root, trainer.dataset, config)
 
 
-def _resume(trainer: Trainer, run: RunDir, fresh: bool) -> None:
-    def find() -> tuple[Path | None, list[str]]:
-        found, problems = ckpt.find_newest(run.checkpoints)
-        for line in problems:
-            say(f"WARNING: walked past a damaged checkpoint: {line}")
-        if found is None and not fresh:
-            raise UserError(
-                f"{run.checkpoints}: no whole checkpoint to resume from; add --fresh to start "
-                "this run again from step 0"
-            )
-        say(f"resuming {run.root} from " + (found.path.name if found else "step 0"))
-        return found.path if found else None, problems
-
-    path, _ = on_rank_zero(find)
-    # Rank 0 has verified the files; the others only need the state.
-    if path is not None:
-        trainer.resume(ckpt.open_verified(path))
-    else:
-        trainer.roll_back()
+def _find(run: RunDir, fresh: bool) -> Path | None:
+    """The newest whole checkpoint; None to begin again from step 0."""
+    found, problems = ckpt.find_newest(run.checkpoints)
+    for line in problems:
+        say(f"WARNING: walked past a damaged checkpoint: {line}")
+    if found is None and not fresh:
+        raise UserError(
+            f"{run.checkpoints}: no whole checkpoint to resume from; add --fresh to start "
+            "this run again from step 0"
+        )
+    say(f"resuming {run.root} from " + (found.path.name if found else "step 0"))
+    return found.path if found else None
 
 
 def environment(cluster: Cluster, device: torch.device) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.errors import DivergedError, UserError
@@ -30,12 +31,14 @@ class Trainer:
     """One run on one rank, from its first or its resumed step to its last."""
 
     def __init__(
-        self, config: RunConfig, run: RunDir, task: Task, dataset: SDFDataset, device: torch.device
-    ) -> None:
+        self, config: RunConfig, run: RunDir, task: Task, module: nn.Module, dataset: SDFDataset,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         self.config, self.run, self.task, self.dataset = config, run, task, dataset
-        self.validation_set = dataset.for_validation()
+        held_out = dataset.for_validation()
+        self.validation_set = dataset if held_out is dataset else task.usable(held_out)
         self.device, self.rank, self.ranks = device, dist.get_rank(), dist.get_world_size()
-        self.engine = start_engine(task.build_module(), config.train, device)
+        self.engine = start_engine(module, config.train, device)
         self.master = MasterState(self.engine, config.train.zero_stage)
         self.gate = Gate(self.master.optimizer)
         self.guard = StepGuard(config.train)
@@ -49,7 +52,7 @@ class Trainer:
         ckpt.load(checkpoint, self.master, self.ema)
         self.start = checkpoint.step
         self.substituted = int(checkpoint.state["substituted"])
-        self.guard.restore(checkpoint.state["guard"])
+        self.guard.restore(checkpoint.state.get("guard", {}))
         self.roll_back()
 
     def roll_back(self) -> None:
@@ -234,7 +237,7 @@ class Trainer:
             from threed_gen.training.validate import summarize_results, write_pictures  # igl, warp
 
             self.monitor.validation(summarize_results(step, shapes))
-            write_pictures(self.run.root, step, shapes)
+            self.monitor.picture(step, write_pictures(self.run.root, step, shapes))
 
     def _save(self, step: int) -> None:
         if self.monitor is not None:

@@ -56,9 +56,9 @@ def summarize_results(step: int, shapes: list[ShapeResult]) -> dict[str, Any]:
     return {"step": step, "mean": mean, "worst": worst, "shapes": rows}
 
 
-def write_pictures(run: Path, step: int, shapes: list[ShapeResult]) -> None:
+def write_pictures(run: Path, step: int, shapes: list[ShapeResult]) -> Path:
     """The contact sheet of one validation: truth beside what the model made of it."""
-    write_preview(
+    return write_preview(
         run, step,
         [PreviewShape(shape.metrics["name"], [(panel.title, panel.content, panel.is_truth)
          for panel in shape.panels], shape.note) for shape in shapes],

@@ -99,11 +99,19 @@ class Task(Protocol):
     watched_names: tuple[str, ...]
     watched_group: str  # under which the watched numbers stand in metrics.jsonl
 
+    def prepare(self, dataset: SDFDataset, run: Path) -> None:
+        """Do once what all ranks rely on (on rank 0, before anything else)."""
+        ...
+
     def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
-        """Look at what training needs besides the samples (on every rank, before anything else).
+        """Look at what training needs besides the samples (on every rank, after `prepare`).
 
         Returns the samples that can be trained on: `dataset`, or a part of it.
         """
+        ...
+
+    def usable(self, dataset: SDFDataset) -> SDFDataset:
+        """Of another choice of samples those that can be used, after `open`."""
         ...
 
     def samples(self, dataset: SDFDataset) -> Samples:

@@ -156,8 +156,15 @@ class SSVAETask:
         assert isinstance(config, SSVAERun), config.task
         self.config = config
 
+    def prepare(self, dataset: SDFDataset, run: Path) -> None:
+        """Nothing but the samples is needed."""
+
     def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
-        """Nothing but the samples is needed, and all of them can be used."""
+        """All of them can be used."""
+        return dataset
+
+    def usable(self, dataset: SDFDataset) -> SDFDataset:
+        """All of them."""
         return dataset
 
     def samples(self, dataset: SDFDataset) -> SDFSamples:

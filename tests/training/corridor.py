@@ -1,0 +1,65 @@
+"""What an SS-DiT's run needs, small: shapes with views, a trained SS-VAE, its latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.training import runs
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.sources import ProceduralSource, Source
+from threed_gen.training.encode import FrozenVAE, encode_dataset
+
+TINY_DIT = Path(__file__).with_name("tiny_dit.yaml")
+
+
+@dataclass(frozen=True)
+class Corridor:
+    """Paths of one small corridor."""
+
+    data: Path  # shards and views
+    vae: Path  # run directory of the SS-VAE
+    latents: Path
+
+    @property
+    def on_the_fly(self) -> list[str]:
+        """Overrides of a run that encodes while it trains."""
+        return [f"data.path={self.data}", f"latents.run={self.vae}"]
+
+    @property
+    def cached(self) -> list[str]:
+        """Overrides of a run that reads latents."""
+        return [*self.on_the_fly, f"latents.path={self.latents}"]
+
+
+def build(folder: Path, resolution: int = 16, source: Source | None = None) -> Corridor:
+    """Six procedural shapes, three views of 32², a VAE after three steps, and its latents."""
+    from threed_gen.data.prepare import prepare
+    from threed_gen.data.views.params import ViewParams
+    from threed_gen.data.views.stage import prepare_views
+
+    corridor = Corridor(folder / "data", folder / "vae", folder / "latents")
+    source = source or ProceduralSource(6, 3)
+    prepare(source, corridor.data, [resolution], workers=0)
+    prepare_views(source, corridor.data, ViewParams(3, size=32, supersample=1), workers=0)
+    arguments = ["--config", str(runs.TINY), "--out", str(corridor.vae),
+                 f"data.path={corridor.data}",
+                 f"data.resolutions=[{resolution}]", "train.steps=3", "train.batch_samples=1",
+                 "train.checkpoint_every=3"]  # fmt: skip
+    code = runs.finish("python", 1, arguments, folder / "vae.log")
+    assert code == 0, (folder / "vae.log").read_text()
+    vae = FrozenVAE(corridor.vae, device="cpu")
+    encode_dataset(vae, SDFDataset(corridor.data), corridor.latents, [resolution])
+    return corridor
+
+
+def train(
+    folder: Path, overrides: list[str], launcher: str = "python", ranks: int = 1,
+    script: Path = runs.TRAIN,
+) -> Path:  # fmt: skip
+    """Run the tiny SS-DiT to its end; returns the run directory."""
+    run = folder / "run"
+    arguments = ["--config", str(TINY_DIT), "--out", str(run), *overrides]
+    code = runs.finish(launcher, ranks, arguments, folder / "log", script=script)
+    assert code == 0, (folder / "log").read_text()[-3000:]
+    return run

@@ -1,0 +1,162 @@
+"""Training an SS-DiT: rectified flow on the latents of an SS-VAE, given a picture.
+
+    L = mean over tokens and channels of (v(x_t, t, c) − (ε − x0))²,   x_t = (1 − t)·x0 + t·ε
+
+Each sample has its own time and noise, and forgets its condition with some probability
+(classifier-free guidance). Every draw is keyed by seed, step and place in the global batch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.views.view_set import ViewSet
+from threed_gen.errors import UserError
+from threed_gen.flow.guidance import draw_dropped, drop_condition
+from threed_gen.flow.loss import by_time_bin, flow_loss, time_bin_means
+from threed_gen.flow.path import draw_noise, interpolate, velocity_target
+from threed_gen.flow.times import draw_times
+from threed_gen.models.conditioning.conditioner import Conditioner, build_conditioner
+from threed_gen.models.ss_dit import SSDiT
+from threed_gen.randomness import generator
+from threed_gen.training.run_config import RunConfig, SSDiTRun
+from threed_gen.training.tasks.base import ShapeResult, StepLoss
+from threed_gen.training.tasks.latent_samples import LatentBatch, LatentSamples
+from threed_gen.training.tasks.latent_sources import Latents, open_latents, remember, usable
+
+TERMS: tuple[str, ...] = ("velocity",)
+WATCHED: tuple[str, ...] = ("time", "dropped", "condition_tokens")
+
+
+class SSDiTModule(nn.Module):
+    """The trained module: look at the pictures, go to a time of the path, compare velocities."""
+
+    def __init__(self, config: SSDiTRun, conditioner: Conditioner | None = None) -> None:
+        """`conditioner`: one that is frozen and already loaded; None builds what config says."""
+        super().__init__()
+        self.model = SSDiT(config.model)
+        self.conditioner = conditioner or build_conditioner(config.condition)
+        self.config = config
+
+    def forward(self, batch: LatentBatch, step: int) -> StepLoss:
+        config, device = self.config, batch.latents.feats.device
+        draw = partial(generator, config.seed, step)
+        x0, lengths, positions = batch.latents.feats, batch.tokens, batch.positions
+        t = draw_times(config.flow.times, draw, positions)
+        dropped = draw_dropped(config.flow.condition_dropout, draw, positions)
+        noise = draw_noise(draw, positions, lengths, x0.shape[1]).to(device, non_blocking=True)
+        times = t.to(device, non_blocking=True)
+        x_t = interpolate(x0, noise, times, lengths)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            condition = self.conditioner(batch.pictures)
+            kept = drop_condition(condition.feats, condition.seqlens, dropped)
+            velocity = self.model(
+                batch.latents.replace(x_t), times, condition._replace(feats=kept)
+            ).feats
+        loss = flow_loss(velocity, velocity_target(x0, noise), lengths)
+        counts = torch.tensor(condition.seqlens, dtype=torch.float32)
+        watched = torch.stack([t, dropped.float(), counts], dim=1)
+        return StepLoss(loss, loss.detach()[:, None], watched.to(device, non_blocking=True))
+
+
+class SSDiTTask:
+    """Everything the trainer asks about training an SS-DiT."""
+
+    term_names = TERMS
+    watched_names = WATCHED
+    watched_group = "flow"
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config, SSDiTRun), config.task
+        self.config = config
+        self._latents: Latents | None = None
+        self._conditioner: Conditioner | None = None
+
+    def prepare(self, dataset: SDFDataset, run: Path) -> None:
+        """Remember the SS-VAE; measure the latents' statistics where they come on the fly."""
+        remember(self.config, dataset, run)
+
+    def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
+        """Latents and views; samples that lack either are left out, and named."""
+        self._latents = open_latents(self.config, dataset, run)
+        return self.usable(dataset)
+
+    def usable(self, dataset: SDFDataset) -> SDFDataset:
+        """The samples of a data set that have a latent and a picture."""
+        with_latents = usable(dataset, self._opened.source.over(dataset).missing, "no latent")
+        seen = set(ViewSet(dataset.path).samples)
+        unseen = {s.id: "no views" for s in dataset.index.samples if s.id not in seen}
+        return usable(with_latents, unseen, "no views")
+
+    def samples(self, dataset: SDFDataset) -> LatentSamples:
+        """Latents and pictures with the tables of this model."""
+        assert self._conditioner is not None
+        source, config = self._opened.source.over(dataset), self.config
+        return LatentSamples(
+            dataset, source, ViewSet(dataset.path), self._conditioner.source, config.model,
+            config.latents.draw, config.seed,
+        )  # fmt: skip
+
+    @property
+    def _opened(self) -> Latents:
+        assert self._latents is not None, "open() comes first"
+        return self._latents
+
+    def build_module(self) -> nn.Module:
+        """A fresh module, its weights drawn from `init_seed`, or else from the run's seed."""
+        config = self.config
+        torch.manual_seed(config.seed if config.init_seed is None else config.init_seed)
+        module = SSDiTModule(config)
+        self._conditioner = module.conditioner
+        latents, images = self._opened.source.channels, module.conditioner.channels
+        told = {
+            "model.latent_channels": (config.model.latent_channels, latents, "the SS-VAE"),
+            "model.condition_channels": (config.model.condition_channels, images, "the encoder"),
+        }
+        for key, (have, want, whose) in told.items():
+            if have != want:
+                raise UserError(f"{key}: is {have}, but {whose} has {want}; set it to {want}")
+        return module
+
+    def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All of it: the model's, and a trained conditioner's."""
+        return state
+
+    def summary(self, loss: Tensor, watched: Tensor) -> dict[str, Any]:
+        """The loss by time: {"0.30-0.40": [mean, samples]}."""
+        bins = time_bin_means(by_time_bin(loss, watched[:, 0]).sum(0))
+        return {"time_bins": {name: list(one) for name, one in bins.items()}}
+
+    def score(self, mean: dict[str, Any]) -> float | None:
+        """Minus the validation loss."""
+        loss = mean.get("loss")
+        return None if loss is None else -float(loss)
+
+    def warnings(self, averages: dict[str, float]) -> list[str]:
+        """A loss that a model which says nothing would have: x0 and ε have unit variance each."""
+        loss = averages["velocity"]
+        if loss <= 3:
+            return []
+        line = f"the loss is {loss:.3g} on average; a model that says nothing has 2"
+        return [f"{line}. Lower train.learning_rate"]
+
+    def validate(
+        self, weights: dict[str, Tensor], dataset: SDFDataset, indices: list[int], device: Any
+    ) -> list[ShapeResult]:
+        """Loss at fixed noise and times, and samples, of fixed shapes with the averaged weights."""
+        from threed_gen.training.validate_flow import validate_flow
+
+        conditioner = self._conditioner
+        assert conditioner is not None
+        module = SSDiTModule(self.config, None if conditioner.trains else conditioner)
+        module.load_state_dict(weights)
+        return validate_flow(
+            module.to(device).eval(), self.samples(dataset), self._opened.decoder(device),
+            self.config, indices, device,
+        )  # fmt: skip
