@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Scripts and documents rely on these. Add to the list; never rename or remove.
 FROZEN = {
     "doctor": ["--json"],
-    "encode": ["RUN", "DATA", "--out", "--resolution", "--weights", "--values", "--store", "--split"],
+    "encode": [
+        *("RUN", "DATA", "--out", "--resolution", "--weights", "--values", "--store", "--split")
+    ],
     "prepare": [
         *("SRC", "OUT", "--resolution", "--workers", "--tau", "--values"),
         *("--open-surface", "--cap-extent", "--held-out", "--no-report"),

@@ -1,4 +1,4 @@
-"""What an SS-DiT's run needs, small: shapes with views, a trained SS-VAE, its latents."""
+"""What an SS-DiT's run needs, small: shapes with views, an SS-VAE's run, its latents."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.training import runs
+from tests.training.vae_runs import write_run
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.sources import ProceduralSource, Source
+from threed_gen.models.ss_vae import SSVAEConfig
 from threed_gen.training.encode import FrozenVAE, encode_dataset
 
+VAE = SSVAEConfig(
+    encoder_widths=(4, 4, 8, 8), decoder_widths=(8, 8, 4, 4), latent_channels=4, encoder_blocks=1,
+    decoder_blocks=1, heads=2, norm_groups=4, mean_head_init="xavier", output_init="xavier",
+    initial_logvar=-4.0,
+)  # fmt: skip
 TINY_DIT = Path(__file__).with_name("tiny_dit.yaml")
 
 
@@ -33,7 +40,7 @@ class Corridor:
 
 
 def build(folder: Path, resolution: int = 16, source: Source | None = None) -> Corridor:
-    """Six procedural shapes, three views of 32², a VAE after three steps, and its latents."""
+    """Six procedural shapes, three views of 32² each, an untrained VAE, and its latents."""
     from threed_gen.data.prepare import prepare
     from threed_gen.data.views.params import ViewParams
     from threed_gen.data.views.stage import prepare_views
@@ -42,12 +49,7 @@ def build(folder: Path, resolution: int = 16, source: Source | None = None) -> C
     source = source or ProceduralSource(6, 3)
     prepare(source, corridor.data, [resolution], workers=0)
     prepare_views(source, corridor.data, ViewParams(3, size=32, supersample=1), workers=0)
-    arguments = ["--config", str(runs.TINY), "--out", str(corridor.vae),
-                 f"data.path={corridor.data}",
-                 f"data.resolutions=[{resolution}]", "train.steps=3", "train.batch_samples=1",
-                 "train.checkpoint_every=3"]  # fmt: skip
-    code = runs.finish("python", 1, arguments, folder / "vae.log")
-    assert code == 0, (folder / "vae.log").read_text()
+    write_run(corridor.vae, VAE, [resolution])
     vae = FrozenVAE(corridor.vae, device="cpu")
     encode_dataset(vae, SDFDataset(corridor.data), corridor.latents, [resolution])
     return corridor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
 from tests.data.fields import random_field
 from tests.data.latents.sets import make_data, products, same_latent
+from tests.training import vae_runs
 from threed_gen import cli
-from threed_gen.config import to_yaml
 from threed_gen.data.batch import collate
 from threed_gen.data.config import FilterConfig
 from threed_gen.data.dataset import SDFDataset
@@ -28,7 +26,6 @@ from threed_gen.data.latents.latent import Latent, NotFiniteError
 from threed_gen.data.latents.reader import CachedLatents
 from threed_gen.data.latents.source import x0_of
 from threed_gen.errors import UserError
-from threed_gen.files import file_sha256, write_json
 from threed_gen.models.ss_vae import SSVAE, SSVAEConfig
 from threed_gen.randomness import generator
 from threed_gen.training.encode import (
@@ -38,7 +35,6 @@ from threed_gen.training.encode import (
     encode_one,
     steady_arithmetic,
 )
-from threed_gen.training.run_config import SSVAERun
 
 TINY = SSVAEConfig(
     encoder_widths=(4, 4, 8, 8), decoder_widths=(8, 8, 4, 4), latent_channels=3, encoder_blocks=1,
@@ -47,31 +43,7 @@ TINY = SSVAEConfig(
 
 
 def write_run(root: Path, step: int = 5, change: Callable[[SSVAE], object] | None = None) -> Path:
-    """A run directory as training leaves it: its average is one model, its weights another."""
-    config = SSVAERun(task="ss_vae", model=TINY)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"resolutions": [32, 64]})})  # fmt: skip  # noqa: E501
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "config.yaml").write_text(to_yaml(config))
-    folder = root / "checkpoints" / f"step_{step:08d}"
-    folder.mkdir(parents=True)
-    tensors, layout = {}, {}
-    for kind, seed in (("average", step), ("parameter", step + 1)):
-        torch.manual_seed(seed)
-        model = SSVAE(TINY)
-        if change is not None:
-            change(model)
-        for name, tensor in model.state_dict().items():
-            tensors[f"{kind}/model.{name}"] = tensor.flatten()
-            layout[f"model.{name}"] = [0, tensor.numel(), list(tensor.shape)]
-    save_file(tensors, folder / "rank_00000.safetensors", metadata={"layout": json.dumps(layout)})
-    write_json(folder / "state.json", {"step": step})
-    names = ("rank_00000.safetensors", "state.json")
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
-        for name in names
-    }
-    write_json(folder / "manifest.json", {"format": 1, "step": step, "files": files})
-    return root
+    return vae_runs.write_run(root, TINY, [32, 64], step, change)
 
 
 @pytest.fixture(scope="module")
