@@ -17,16 +17,20 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "benchmarks" / "gpu_data"
 SHAPES, RESOLUTIONS, STEPS = 12, (256, 512), 100
+DIFFUSION = ("check", "1.1", "recommended", "1.0",
+             "compiled-1.1", "compiled-recommended", "compiled-1.0")  # fmt: skip
 
 
 def prepare(_: argparse.Namespace) -> int:
     """Procedural shapes at 256³ and 512³, as shards beside this script; latent coordinates."""
+    from benchmarks.ss_dit import prepare as ss_dit
     from benchmarks.ssa import coordinates
     from benchmarks.ssa.prepare import prepare as prepare_coordinates
     from threed_gen.data.prepare import prepare as build
@@ -35,6 +39,8 @@ def prepare(_: argparse.Namespace) -> int:
     build(ProceduralSource(SHAPES, 0), DATA, list(RESOLUTIONS), workers=2)
     if not coordinates.FILE.exists():
         prepare_coordinates(None, coordinates.FILE)
+    if not ss_dit.FILE.exists():
+        ss_dit.prepare(None, ss_dit.FILE)
     size = sum(path.stat().st_size for path in DATA.rglob("*.tar"))
     print(f"{DATA}: {size / 2**20:.1f} MiB of shards")
     return int(size > 40 * 2**20)
@@ -156,6 +162,17 @@ def attention(device: str, out: Path, stage: str) -> dict[str, Any]:
     return {"exit_code": code}
 
 
+def diffusion(device: str, out: Path, stage: str) -> dict[str, Any]:
+    """A stage of `benchmarks.ss_dit`, behind its checks; on a CPU at toy sizes."""
+    from benchmarks.ss_dit import __main__ as ss_dit
+
+    where = ["--out", str(out), "--records", str(out / "ss_dit.jsonl")]
+    code = ss_dit.main([*where, "--stage", stage, *(["--toy"] if device == "cpu" else [])])
+    if code not in (ss_dit.DONE, ss_dit.PARTLY):
+        raise SystemExit(f"ss_dit_{stage} is not done (code {code}); call again to go on")
+    return {"exit_code": code}
+
+
 STAGES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "conv": lambda device, _: check_conv(device),
     "ss_vae_256": lambda device, _: train(device, 256, "direct3d-s2.yaml"),
@@ -165,6 +182,7 @@ STAGES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "ssa_types": lambda device, out: attention(device, out, "types"),
     "ssa_heads": lambda device, out: attention(device, out, "heads"),
     "ssa_patterns": lambda device, out: attention(device, out, "patterns"),
+    **{f"ss_dit_{one}": partial(diffusion, stage=one) for one in DIFFUSION},
 }
 
 

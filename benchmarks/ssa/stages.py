@@ -49,6 +49,9 @@ class Records:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint
         self.done: dict[str, dict[str, Any]] = {}
+        if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):
+            with path.open("a", encoding="utf-8") as file:  # a line that was cut off stands alone
+                file.write("\n")
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         for line in lines:
             try:

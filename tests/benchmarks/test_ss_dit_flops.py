@@ -90,7 +90,10 @@ def test_products_as_pytorch_counts_them(name: str, full: bool, checkpoint: str)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         training.forward_backward()
     assert counter.get_total_flops() == wanted
-    assert total.executed > total.model
+    executed = sum(part.forward + part.executed for part in total.parts.values())
+    recomputed = sum(part.again for part in total.parts.values())
+    assert total.executed == executed + (recomputed if checkpoint == "blocks" else 0)
+    assert total.model == sum(part.forward + part.backward for part in total.parts.values())
 
 
 def test_neighbours_of_cells_are_counted() -> None:

@@ -150,7 +150,7 @@ def test_the_download_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture
     facts = {"gpu": False, "official": False, "build": "cpu"}
     bootstrap.announce(tmp_path, interpreter(), spconv=True, **facts)  # type: ignore[arg-type]
     text = capsys.readouterr().out
-    assert "about 966 MB" in text
+    assert "about 990 MB" in text
     assert "configured package index" in text
     bootstrap.announce(tmp_path, interpreter(12), spconv=False, **facts)  # type: ignore[arg-type]
     left_out = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]

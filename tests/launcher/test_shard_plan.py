@@ -120,6 +120,25 @@ def test_token_budget_with_dealing_is_balanced(ranks: int) -> None:
     assert np.mean(in_turn) > 1.2  # what dealing without regard to length would cost
 
 
+# Latent tokens at 64³ of the first 24 procedural shapes: real ones, from a hammer to a house.
+REAL_TOKENS = [304, 234, 240, 120, 216, 236, 264, 240, 136, 264, 400, 192, 156, 256, 276, 144, 106,
+               272, 224, 168, 294, 314, 234, 232]  # fmt: skip
+
+
+@pytest.mark.parametrize(("each", "limit"), [(4, 1.1), (8, 1.05)])
+def test_the_ranks_of_a_node_are_balanced_on_real_shapes(each: int, limit: float) -> None:
+    """Eight ranks with so many samples each, averaged over the steps of 40 epochs."""
+    ranks = 8
+    tokens = REAL_TOKENS * 16
+    plan = ShardPlan(tokens, [0] * len(tokens), seed=0, batch_samples=each * ranks)
+    ratios = []
+    for step in range(40 * len(tokens) // (each * ranks)):
+        counts = [tokens[index] for index in plan.batch(step)]
+        loads = [sum(counts[p] for p in positions) for positions in deal(counts, ranks)]
+        ratios.append(max(loads) / np.mean(loads))
+    assert np.mean(ratios) < limit
+
+
 def test_order_is_the_same_in_another_process_and_frozen() -> None:
     code = (
         "from launcher.shard_plan import ShardPlan, draw\n"

@@ -56,6 +56,17 @@ def window_means(records: Sequence[Mapping[str, Any]], steps: int) -> Curves:
     return curves
 
 
+def validation_points(records: Sequence[Mapping[str, Any]]) -> Curves:
+    """Means over the validated shapes at each validation of an SS-DiT; empty for an SS-VAE's.
+
+    Args:
+        records: lines of validation.jsonl, in order.
+    """
+    known = [record["mean"] for record in records if "relative_l2" in record["mean"]]
+    names = {"validation: loss": "loss", "validation: relative L2": "relative_l2"}
+    return {title: [mean[key] for mean in known] for title, key in names.items() if known}
+
+
 def make_band(runs: Sequence[Curves], steps: int) -> Band:
     """The band of several seeds: mean ± max(3σ, 10 % of the mean), σ over the seeds (n − 1)."""
     low: Curves = {}
@@ -89,10 +100,11 @@ def departures(curves: Curves, band: Band) -> list[str]:
     """One line for each window mean outside the band; none: the run is as it should be."""
     lines = []
     for name, values in curves.items():
+        width = band.steps // len(band.mean[name])
         for k, value in enumerate(values):
             low, high = band.low[name][k], band.high[name][k]
             if not low <= value <= high:
-                first, last = k * band.window + 1, (k + 1) * band.window
+                first, last = k * width + 1, (k + 1) * width
                 lines.append(
                     f"{name}: steps {first}–{last}: {value:.5f} is outside {low:.5f} … {high:.5f}"
                 )

@@ -7,7 +7,7 @@ prefetched but not trained on is simply read again after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class StepData:
         batch_size: samples of the *global* batch.
         micro: this rank's micro-batches, always `train.accumulation` of them.
         samples: dataset index actually read for each position that this rank owns.
+        imbalance: tokens of the fullest rank over their mean, as the ranks share the batch.
         problems: one line for each bad sample met on this rank.
         fatal: whether those problems must stop the run.
     """
@@ -43,6 +44,7 @@ class StepData:
     batch_size: int
     micro: list[MicroBatch]
     samples: dict[int, int]
+    imbalance: float = 1.0
     problems: list[str] = field(default_factory=list)
     fatal: bool = False
 
@@ -64,7 +66,8 @@ class StepDataset(Dataset[StepData]):
         resolution = choices[draw(self.config.seed, step, "resolution", choices=len(choices))]
         chosen = self.plan.batch(step)
         tokens = [self._tokens[resolution][index] for index in chosen]
-        own = deal(tokens, self.ranks)[self.rank]
+        dealt = deal(tokens, self.ranks)
+        own = dealt[self.rank]
         loaded: dict[int, tuple[int, Any]] = {}
         problems: list[str] = []
         fatal = False
@@ -80,7 +83,8 @@ class StepDataset(Dataset[StepData]):
         return StepData(
             step, self.plan.locate(step)[0], resolution, len(chosen),
             [part if part is not None else self.samples.padding(resolution) for part in micro],
-            {position: index for position, (index, _) in loaded.items()}, problems, fatal,
+            {position: index for position, (index, _) in loaded.items()},
+            imbalance(tokens, dealt), problems, fatal,
         )  # fmt: skip
 
     def _load(
@@ -109,6 +113,12 @@ class StepDataset(Dataset[StepData]):
             [self.dataset.entry(loaded[position][0]).id for position in positions],
             positions,
         )
+
+
+def imbalance(tokens: Sequence[int], dealt: Sequence[Sequence[int]]) -> float:
+    """Tokens of the fullest rank over their mean; 1: all have the same."""
+    loads = [sum(tokens[position] for position in positions) for positions in dealt]
+    return max(loads) * len(loads) / max(sum(loads), 1)
 
 
 def make_plan(config: RunConfig, dataset: SDFDataset) -> ShardPlan:

@@ -187,8 +187,10 @@ def _find(run: RunDir, fresh: bool) -> Path | None:
 
 def environment(cluster: Cluster, device: torch.device) -> dict[str, Any]:
     """Versions and devices, for whoever reads this run later."""
-    packages = ("torch", "deepspeed", "triton", "warp-lang", "numpy", "trimesh", "libigl",
-                "spconv-cu120", "safetensors")  # fmt: skip
+    packages = (
+        "torch", "deepspeed", "triton", "transformers", "warp-lang", "numpy", "trimesh", "libigl",
+        "spconv-cu120", "safetensors",
+    )  # fmt: skip
     versions: dict[str, str | None] = {}
     for name in packages:
         try:

@@ -210,6 +210,7 @@ class Trainer:
             "resolution": data.resolution,
             "tokens": tokens,
             "voxels": 512 * tokens,
+            "imbalance": data.imbalance,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "memory_gib": memory_gib(self.device),

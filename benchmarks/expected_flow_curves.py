@@ -1,0 +1,77 @@
+"""Make or check the expected curves of the tiny SS-DiT (docs/expected/ss_dit_cpu.*).
+
+    python -m benchmarks.expected_flow_curves make --work /tmp/flow     # 5 seeds, then 2 to check
+    python -m benchmarks.expected_flow_curves check RUN
+    python -m benchmarks.expected_flow_curves break --work /tmp/flow    # three defects leave it
+
+Eight shapes on one common token set with one image each (docs/expected/ss_dit_data, made by
+benchmarks/common_tokens.py), so that only the image tells them apart. Beside the training loss
+there are two curves of validation: the loss at fixed noise and times, and the relative L2 of
+samples. A target of the wrong sign is learned as well as the right one: only its samples are wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.common_tokens import DATA
+from benchmarks.curves import ROOT, Case, main
+
+MODULE = "from threed_gen.training.tasks import ss_dit\n"
+FLIPPED = (
+    MODULE
+    + """
+target = ss_dit.velocity_target
+ss_dit.velocity_target = lambda x0, noise: -target(x0, noise)
+"""
+)
+# In training alone, and as a defect of the loop: the model is told t² where it should be told t.
+TWICE = (
+    MODULE
+    + """
+forward = ss_dit.SSDiT.forward
+ss_dit.SSDiT.forward = lambda self, x, t, c: forward(self, x, t * t if self.training else t, c)
+"""
+)
+SHUFFLED = (
+    MODULE
+    + """
+from threed_gen.training.tasks.latent_samples import LatentSamples
+pack = LatentSamples.pack
+def shuffled(self, items, names, positions):
+    from dataclasses import replace
+    pictures = [item.picture for item in items]
+    moved = pictures[1:] + pictures[:1]
+    items = [replace(item, picture=p) for item, p in zip(items, moved)]
+    return pack(self, items, names, positions)
+LatentSamples.pack = shuffled
+"""
+)
+
+
+def overrides(_: Path) -> list[str]:
+    """The committed data, as it is; eight shapes in a step, all of them validated."""
+    return [
+        f"data.path={DATA}", f"latents.path={DATA}", "latents.run=null", "data.resolutions=[32]",
+        "train.batch_samples=8", "train.validate_every=100", "validation.shapes=8",
+    ]  # fmt: skip
+
+
+CASE = Case(
+    config=ROOT / "configs" / "ss_dit" / "tiny.yaml",
+    expected=ROOT / "docs" / "expected" / "ss_dit_cpu.json",
+    seeds=(0, 1, 2, 3, 4),
+    extra_seeds=(5, 6),
+    overrides=overrides,
+    defects={
+        "a flipped target": (FLIPPED, []),
+        "a time fed twice": (TWICE, []),
+        "conditions shuffled within the batch": (SHUFFLED, []),
+    },
+    defect_windows=20,
+    drawn=("total", "validation: loss", "validation: relative L2"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(CASE, __doc__))
