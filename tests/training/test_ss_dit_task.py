@@ -199,3 +199,18 @@ def test_another_vae_than_the_one_that_a_run_began_with(
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         one.task.prepare(one.dataset, tmp_path)
+
+
+def test_weights_that_say_nothing_finite_are_judged_all_the_same(
+    small: corridor.Corridor, tmp_path: Path
+) -> None:
+    """Validation of a run gone wrong: null in the journal, and pictures nonetheless."""
+    one = opened(small, tmp_path, "validation.surface_samples=1000")
+    weights = one.task.weights_of(one.module.state_dict())
+    weights["model.out_layer.bias"] = torch.full_like(weights["model.out_layer.bias"], torch.nan)
+    (shape,) = one.task.validate(weights, one.dataset, [0], torch.device("cpu"))
+    assert shape.metrics["loss"] is None and shape.metrics["relative_l2"] is None
+    assert shape.metrics["nonfinite_voxels"] > 0
+    assert [panel.title for panel in shape.panels] == ["image", "truth", "VAE round trip", "sample"]
+    json.dumps(shape.metrics, allow_nan=False)
+    assert one.task.score({"loss": None}) is None and one.task.score({"loss": 2.0}) == -2.0

@@ -58,6 +58,7 @@ class SSDiTConfig(Config):
     time_scale: float = 1000.0  # t in [0, 1] times this goes into the embedding
     checkpoint: Literal["none", "blocks"] = "none"  # recompute activations in backward
     checkpoint_budget: int | None = None  # bytes of activations; None: recompute every block
+    compile: bool = False  # `torch.compile` of the block: the first steps take minutes
     backend: Backend = "auto"
     conv_backend: ConvBackend = "auto"
 
@@ -128,6 +129,8 @@ class SSDiT(nn.Module):
         nn.init.zeros_(self.out_layer.weight)
         nn.init.zeros_(self.out_layer.bias)
         self._run: Callable[..., SparseTensor] = _run
+        if config.compile:
+            self.compile_blocks()
 
     def forward(self, x: SparseTensor, t: Tensor, condition: PackedTokens) -> SparseTensor:
         """Velocity [N, L] of x.feats [N, L] at times t [B] in [0, 1], t = 1 is noise.

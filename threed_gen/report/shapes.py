@@ -29,8 +29,10 @@ FACTS = (
 
 
 def shapes_section(run: RunData) -> str:
-    """Pairs of orbitable meshes, or a line that says how to get them."""
+    """Pairs of orbitable meshes, or a line that says how to get them (an SS-VAE's alone)."""
     shapes = [shape for shape in run.evaluation.get("shapes") or [] if isinstance(shape, dict)]
+    if not shapes and run.config.get("task") == "ss_dit":
+        return ""  # what it makes stands under "Progress"
     if not shapes:
         command = escape(f"threed-gen evaluate {run.root}")
         return (

@@ -68,7 +68,8 @@ class FrozenVAE:
         self._model: SSVAE | None = loaded.model.to(self.device).eval()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_model": None}
+        # A worker computes on the CPU: one more process on the GPU would cost a context's memory.
+        return {**self.__dict__, "_model": None, "device": "cpu"}
 
     @property
     def model(self) -> SSVAE:

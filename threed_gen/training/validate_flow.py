@@ -6,6 +6,7 @@ differs by the model and by nothing else. Samples are given the true latent cell
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -63,13 +64,10 @@ def validate_flow(
                 module.model, batch.latents.grid, condition, config.validation.sampler,
                 _draw_of(name),
             )  # fmt: skip
-        metrics = {
-            "name": name,
-            "loss": loss,
-            "relative_l2": relative_l2(sampled, batch.latents.feats),
-        }
+        distance = relative_l2(sampled, batch.latents.feats)
+        metrics = {"name": name, "loss": _finite(loss), "relative_l2": _finite(distance)}
         panels = [Panel("image", samples.views.load(name, 0).rgba, is_truth=True)]
-        note = f"rel. L2 {metrics['relative_l2']:.3f}"
+        note = f"rel. L2 {distance:.3f}"
         if decoder is None:
             panels.append(Panel("truth", extract_mesh(truth), is_truth=True))
         else:
@@ -114,6 +112,11 @@ def _decoded(
         Panel("VAE round trip", extract_mesh(_without_holes(again))),
         Panel("sample", judged.reconstruction),
     ]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no word for what is not."""
+    return value if math.isfinite(value) else None
 
 
 def _without_holes(field: SparseSDF) -> SparseSDF:

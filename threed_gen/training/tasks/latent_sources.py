@@ -84,7 +84,7 @@ def open_latents(config: SSDiTRun, dataset: SDFDataset, run: Path) -> Latents:
     """The source of a run's latents over `dataset`, after `remember`; on every rank."""
     vae = _vae(config)
     if config.latents.path is not None:
-        return Latents(_cached(config, dataset), vae)
+        return _opened(_cached(config, dataset), vae)
     assert vae is not None
     path = run / SOURCES
     known = _read(path)
@@ -97,7 +97,19 @@ def open_latents(config: SSDiTRun, dataset: SDFDataset, run: Path) -> Latents:
         vae, dataset, config.data.resolutions, config.latents.draw,
         config.data.on_bad_sample, statistics, missing,
     )  # fmt: skip
+    return _opened(source, vae)
+
+
+def _opened(source: LatentSource, vae: FrozenVAE | None) -> Latents:
+    warning = source.statistics.warning()
+    if warning is not None and _speaks():
+        say(f"WARNING: {warning}")
     return Latents(source, vae)
+
+
+def _speaks() -> bool:
+    """One rank speaks for all."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def usable(dataset: SDFDataset, missing: Mapping[str, str], rule: str) -> SDFDataset:
@@ -105,7 +117,7 @@ def usable(dataset: SDFDataset, missing: Mapping[str, str], rule: str) -> SDFDat
     lost = [name for name in (s.id for s in dataset.index.samples) if name in missing]
     if not lost:
         return dataset
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if _speaks():
         for name in lost[:SHOWN]:
             say(f"left out ({rule}): {name}: {missing[name]}")
         if len(lost) > SHOWN:
