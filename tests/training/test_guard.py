@@ -48,11 +48,11 @@ def unchanged(run: Path, before: int, after: int) -> bool:
     return old.keys() == new.keys() and all(old[name].equal(new[name]) for name in old)
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("stage", "ranks"),
-    [(0, 1), (2, 2), pytest.param(1, 2, marks=pytest.mark.long),
-     pytest.param(3, 2, marks=pytest.mark.long)],
+    [(0, 1), pytest.param(2, 2, marks=pytest.mark.cluster),
+     pytest.param(1, 2, marks=[pytest.mark.cluster, pytest.mark.long]),
+     pytest.param(3, 2, marks=[pytest.mark.cluster, pytest.mark.long])],
 )  # fmt: skip
 def test_left_out_steps_move_nothing(data: Path, tmp_path: Path, stage: int, ranks: int) -> None:
     faults = {2: "loss", 4: "gradient", 5: "loss"}
@@ -70,7 +70,6 @@ def test_left_out_steps_move_nothing(data: Path, tmp_path: Path, stage: int, ran
     assert "step 2 left out: the loss is nan" in text
 
 
-@pytest.mark.cluster
 def test_too_many_in_a_row_stop_the_run(data: Path, tmp_path: Path) -> None:
     faults = {2: "loss", 3: "gradient", 4: "loss"}
     code, text = start(tmp_path, data, faults, "train.max_skips=2")
@@ -81,7 +80,6 @@ def test_too_many_in_a_row_stop_the_run(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints" / "step_00000004").exists()
 
 
-@pytest.mark.cluster
 def test_resuming_among_skipped_steps_changes_nothing(data: Path, tmp_path: Path) -> None:
     faults = {2: "loss", 4: "gradient"}
     code, text = start(tmp_path, data, faults, "train.max_skips=1")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.training import corridor, runs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 TOLERANCE = 1e-5  # relative, fp32, peak learning rate 1e-4
 
@@ -64,6 +64,7 @@ def test_a_killed_run_goes_on_exactly(expected: Path, tmp_path: Path) -> None:
     assert (run / "validation.jsonl").read_text() == (expected / "validation.jsonl").read_text()
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("ranks", "stage"),
     [(2, 2)] + [pytest.param(n, s, marks=pytest.mark.long)
