@@ -1,6 +1,6 @@
 """Eight shapes that have one token set in common, so that only their image tells them apart.
 
-    python benchmarks/common_tokens.py --work /tmp/common    # writes docs/expected/ss_dit_data
+    python -m benchmarks.common_tokens --work /tmp/common    # writes docs/expected/ss_dit_data
 
 Procedural shapes at 32³ are cut down to the bricks that all of them have; a small SS-VAE is trained
 on them, and its latents are stored beside the shapes and one picture of each. The result is kept

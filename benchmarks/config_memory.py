@@ -1,7 +1,7 @@
 """The GPU memory that each SS-DiT config is expected to want, as its comment says.
 
-    python benchmarks/config_memory.py           # print what the comments should say
-    python benchmarks/config_memory.py --write   # and write it into them
+    python -m benchmarks.config_memory           # print what the comments should say
+    python -m benchmarks.config_memory --write   # and write it into them
 
 An estimate from the config alone (threed_gen/training/memory.py), not a measurement.
 """

@@ -1,6 +1,6 @@
 """How long a mesh takes to become a field and a mesh again, what memory, and how exact it is.
 
-    python benchmarks/geometry.py MESHES [FILE ...] --resolutions 256 512 --out benchmarks/results
+    python -m benchmarks.geometry MESHES [FILE ...] --resolutions 256 512 --out benchmarks/results
 
 Every row is measured in a fresh process, so that its peak memory is its own. Kernels are compiled
 before the clock starts (about 3 s, once per machine); seconds are processor time. Distances are
@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import machine
 from threed_gen.console import progress, say, table
 from threed_gen.geometry import narrow_band
 from threed_gen.geometry.fidelity import surface_samples
@@ -190,16 +189,6 @@ def measure(path: Path, resolution: int) -> Row:
         watertight=is_watertight(extracted),
         flags=flags_of(surface, report),
     )
-
-
-def machine() -> str:
-    """Processor and number of cores; nothing that would name the machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores (one thread used), Python {platform.python_version()}"
 
 
 def page(rows: list[Row], date: str, note: list[str]) -> str:

@@ -1,6 +1,6 @@
 """How long a conditioning view takes to draw and to store.
 
-    python benchmarks/views.py MESHES [FILE ...] --size 512 --out benchmarks/results
+    python -m benchmarks.views MESHES [FILE ...] --size 512 --out benchmarks/results
 
 Seconds are processor time of this process on one thread, so other work on the machine hardly
 matters; they are means over the views of TRELLIS's law, after a first view that compiles the
@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.machine import machine
 from threed_gen.console import say, table
 from threed_gen.data.sources import ProceduralAsset
 from threed_gen.data.views.build import encoded
@@ -85,16 +84,6 @@ def measure(name: str, load: Callable[[], PaintedMesh], size: int) -> Iterator[l
             *stored(encoded, pictures),
             *stored(png, pictures),
         ]
-
-
-def machine() -> str:
-    """Processor and number of cores; nothing that would name the machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores (one thread used), Python {platform.python_version()}"
 
 
 def page(rows: list[list[str]], date: str, size: int) -> str:

@@ -19,10 +19,14 @@ MISFITS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def table_bytes(
-    name: str, version: int, whole: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
-) -> bytes:
-    """The file's content; equal tables give equal bytes."""
-    lines = [line(row) for row in rows]
+    name: str, version: int, whole: Mapping[str, Any], rows: Iterable[Mapping[str, Any]],
+    first_key: str | None = None,
+) -> bytes:  # fmt: skip
+    """The file's content; equal tables give equal bytes.
+
+    first_key: of every row, where a reader is to find it without parsing the line.
+    """
+    lines = [line(row, first_key) for row in rows]
     body = b"".join([line(whole), *lines])
     first = {
         "format": name,
@@ -36,37 +40,60 @@ def table_bytes(
 def parse_table(
     content: bytes, file: str, name: str, version: int, damaged: Callable[[str], UserError]
 ) -> tuple[Row, list[Row]]:
-    """The object about the whole, and the rows.
+    """The object about the whole, and the rows; arguments and errors of `check_head`.
+
+    One of `MISFITS` may escape where a line is no JSON object: the caller reads the rest under it.
+    """
+    first, newline, body = content.partition(b"\n")
+    digest = hashlib.sha256(body).hexdigest()
+    count = check_head(first + newline, digest, file, name, version, damaged)
+    whole, *rows = [json.loads(text) for text in body.decode().splitlines()]
+    if count != len(rows):
+        raise damaged(f"it should list {count} samples, not {len(rows)}")
+    return whole, rows
+
+
+def check_head(
+    first: bytes, sha256: str, file: str, name: str, version: int,
+    damaged: Callable[[str], UserError],
+) -> int:  # fmt: skip
+    """How many rows line 1 promises.
 
     Args:
+        first: line 1 with its end.
+        sha256: of all that follows.
         file: what errors call the file.
         damaged: the error for a problem, with the cure of this kind of file.
 
     Raises:
-        UserError: what `damaged` makes, or that a newer version wrote the file. One of `MISFITS`
-            may escape where a line is no JSON object: the caller reads the rest under it too.
+        UserError: what `damaged` makes, or that a newer version wrote the file.
     """
-    first, newline, body = content.partition(b"\n")
-    head = json.loads(first)
-    if not isinstance(head, dict) or head.get("format") != name or not newline:
+    try:
+        head = json.loads(first)
+        right = head["format"] == name and first.endswith(b"\n")
+    except MISFITS:
+        right = False
+    if not right:
         raise damaged(f"its first line does not say '{name}'")
-    found = head.get("version")
+    found, count = head.get("version"), head.get("count")
     if type(found) is int and found > version:
         raise UserError(
             f"{file}: written in format version {found}, this threed-gen reads version "
             f"{version}: update threed-gen"
         )
-    if found != version or head.get("sha256") != hashlib.sha256(body).hexdigest():
+    if found != version or head.get("sha256") != sha256 or type(count) is not int:
         raise damaged("its checksum differs")
-    whole, *rows = [json.loads(text) for text in body.decode().splitlines()]
-    if head.get("count") != len(rows):
-        raise damaged(f"it should list {head.get('count')} samples, not {len(rows)}")
-    return whole, rows
+    return count
 
 
-def line(row: Mapping[str, Any]) -> bytes:
-    """One object as one line of JSON."""
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+def line(row: Mapping[str, Any], first_key: str | None = None) -> bytes:
+    """One object as one line of JSON, its keys sorted, but for the first where one is given."""
+    text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    if first_key is not None:
+        rest = {key: value for key, value in row.items() if key != first_key}
+        first = json.dumps({first_key: row[first_key]}, separators=(",", ":"))
+        text = first[:-1] + "," + json.dumps(rest, sort_keys=True, separators=(",", ":"))[1:]
+    return text.encode() + b"\n"
 
 
 def typed(row: Row, key: str, *kinds: type) -> Any:

@@ -1,19 +1,18 @@
 """`OUT/views.jsonl`: which pictures there are of each sample, and where they lie.
 
-As the index of the grids: line 1 says what the file is and carries the sha256 of all that follows,
-line 2 holds the parameters and the list of shards, each further line is one sample. A line begins
-with the sample's id, so that a reader finds it without parsing the others.
+A table as in `data/table.py`: line 2 holds the parameters and the list of shards, each further line
+is one sample. A line begins with the sample's id, so that a reader finds it without parsing it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from threed_gen.data.shard import ShardFile
+from threed_gen.data.table import MISFITS, parse_table, table_bytes
 from threed_gen.errors import UserError
 from threed_gen.files import write_atomically
 from threed_gen.geometry.render.camera import Camera
@@ -64,52 +63,21 @@ class ViewIndex:
 
     def to_bytes(self) -> bytes:
         """The file's content; equal tables give equal bytes."""
-        table = {"params": self.params, "shards": [asdict(shard) for shard in self.shards]}
-        body = b"".join([_line(table), *(_line(_row(sample)) for sample in self.samples)])
-        first = {
-            "format": FORMAT,
-            "version": VERSION,
-            "count": len(self.samples),
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
-        return _line(first) + body
+        whole = {"params": self.params, "shards": [asdict(shard) for shard in self.shards]}
+        return table_bytes(FORMAT, VERSION, whole, map(_row, self.samples), first_key="id")
 
     @staticmethod
     def load(out: Path) -> ViewIndex:
         """Read and check OUT/views.jsonl; UserError names the file, the fault and the cure."""
         path = out / VIEWS_NAME
-        content = path.read_bytes()
-        first, _, body = content.partition(b"\n")
-        count = check_head(path, first, hashlib.sha256(body).hexdigest())
         try:
-            table, *rows = [json.loads(line) for line in body.splitlines()]
-            shards = [ShardFile(s["file"], s["size"], s["sha256"]) for s in table["shards"]]
-            samples = [sample_of(row) for row in rows]
-            if len(samples) != count:
-                raise ValueError(f"it should list {count} samples, not {len(samples)}")
-            return ViewIndex(table["params"], shards, samples)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+            whole, rows = parse_table(
+                path.read_bytes(), str(path), FORMAT, VERSION, partial(damaged, path)
+            )
+            shards = [ShardFile(s["file"], s["size"], s["sha256"]) for s in whole["shards"]]
+            return ViewIndex(whole["params"], shards, [sample_of(row) for row in rows])
+        except MISFITS as err:
             raise damaged(path, f"{type(err).__name__}: {err}") from err
-
-
-def check_head(path: Path, first: bytes, body_sha256: str) -> int:
-    """How many samples line 1 promises; UserError if the file is another one, or damaged."""
-    try:
-        head = json.loads(first)
-        name, version = head["format"], head["version"]
-        count, stated = head["count"], head["sha256"]
-    except (ValueError, KeyError, TypeError) as err:
-        raise damaged(path, f"its first line does not say '{FORMAT}'") from err
-    if name != FORMAT:
-        raise damaged(path, f"its first line does not say '{FORMAT}'")
-    if type(version) is int and version > VERSION:
-        raise UserError(
-            f"{path}: written in format version {version}, this threed-gen reads version "
-            f"{VERSION}: update threed-gen"
-        )
-    if version != VERSION or stated != body_sha256 or type(count) is not int:
-        raise damaged(path, "its checksum differs")
-    return count
 
 
 def damaged(path: Path, problem: str) -> DamagedViewsError:
@@ -171,7 +139,3 @@ def _row(sample: ViewSample) -> dict[str, Any]:
             for view in sample.views
         ],
     }
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"

@@ -12,6 +12,7 @@ import io
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from PIL import Image
 
 from threed_gen.data.payload import CorruptSampleError
 from threed_gen.data.shard import read_member
+from threed_gen.data.table import check_head
 from threed_gen.data.views.index import (
     FOLDER,
+    FORMAT,
+    VERSION,
     VIEWS_NAME,
     ViewSample,
-    check_head,
     damaged,
     sample_of,
 )
@@ -131,7 +134,9 @@ def _places(path: Path) -> dict[str, tuple[int, int]]:
                 raise damaged(path, str(err)) from err
             places[str(name)] = (at, len(line))
             at += len(line)
-    count = check_head(path, first, digest.hexdigest())
+    count = check_head(
+        first, digest.hexdigest(), str(path), FORMAT, VERSION, partial(damaged, path)
+    )
     if count != len(places):
         raise damaged(path, f"it should list {count} samples, not {len(places)}")
     return places
