@@ -69,7 +69,7 @@ CASE = Case(
         "a time fed twice": (TWICE, []),
         "conditions shuffled within the batch": (SHUFFLED, []),
     },
-    defect_windows=20,
+    defect_windows=6,
     drawn=("total", "validation: loss", "validation: relative L2"),
 )
 

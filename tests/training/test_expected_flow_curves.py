@@ -19,11 +19,9 @@ def trained(folder: Path, windows: int, code: str = "", *more: str) -> list[str]
     """Train until so many windows are complete; returns the departures from the band."""
     band, run = load_band(CASE.expected), folder / "run"
     process = start(CASE, code, run, [*CASE.overrides(folder), *more])
-    wanted = min(windows * band.window + 1, band.steps)
+    wanted = windows * band.window + 1  # one step more: the last validation is written before it
     try:
         runs.wait_until(lambda: len(records(run / "metrics.jsonl")) >= wanted, process, 1000)
-        if wanted == band.steps:
-            assert process.wait(100) == 0
     finally:
         runs.end(process)
     return departures(curves_of(run, band.steps), band)
@@ -42,12 +40,13 @@ def test_the_first_windows_follow_the_curves(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_whole_run_follows_the_curves(tmp_path: Path) -> None:
-    assert trained(tmp_path, 20) == []
+def test_half_a_run_follows_the_curves(tmp_path: Path) -> None:
+    """With five validations: losses at fixed times, and samples."""
+    assert trained(tmp_path, 10) == []
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("defect", CASE.defects)
 def test_defects_leave_the_curves(tmp_path: Path, defect: str) -> None:
     code, more = CASE.defects[defect]
-    assert trained(tmp_path, 20, code, *more)
+    assert trained(tmp_path, CASE.defect_windows, code, *more)
