@@ -1,6 +1,6 @@
 """Make or check the expected curves of the tiny SS-DiT (docs/expected/ss_dit_cpu.*).
 
-    python -m benchmarks.expected_flow_curves make --work /tmp/flow     # 5 seeds, then 2 to check
+    python -m benchmarks.expected_flow_curves make --work /tmp/flow     # 7 seeds, then 2 to check
     python -m benchmarks.expected_flow_curves check RUN
     python -m benchmarks.expected_flow_curves break --work /tmp/flow    # three defects leave it
 
@@ -61,8 +61,10 @@ def overrides(_: Path) -> list[str]:
 CASE = Case(
     config=ROOT / "configs" / "ss_dit" / "tiny.yaml",
     expected=ROOT / "docs" / "expected" / "ss_dit_cpu.json",
-    seeds=(0, 1, 2, 3, 4),
-    extra_seeds=(5, 6),
+    # 0 to 4 alone did not hold 6, which is a fifth slower between steps 100 and 300. So seven make
+    # the band, and 7 and 8 were trained for the first time after that was settled.
+    seeds=(0, 1, 2, 3, 4, 5, 6),
+    extra_seeds=(7, 8),
     overrides=overrides,
     defects={
         "a flipped target": (FLIPPED, []),
