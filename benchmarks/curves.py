@@ -151,25 +151,28 @@ def picture(band: Band, drawn: tuple[str, ...] | None = None) -> str:
     lows = [max(v, 1e-5) for name in colors for v in band.mean[name]]
     top, bottom = math.log10(max(values)), math.log10(min(lows)) - 0.3
 
-    def xy(k: int, value: float) -> str:
-        y = 20 + 300 * (top - math.log10(max(value, 10**bottom))) / (top - bottom)
-        return f"{60 + 560 * (k + 0.5) / WINDOWS:.1f},{y:.1f}"
+    def height(value: float) -> float:
+        return 20 + 300 * (top - math.log10(max(value, 10**bottom))) / (top - bottom)
+
+    def points(curve: list[float]) -> list[str]:
+        """A window in its middle; of a curve with fewer points each where it was taken."""
+        width, place = 560 / len(curve), 0.5 if len(curve) == WINDOWS else 1.0
+        return [f"{60 + width * (k + place):.1f},{height(v):.1f}" for k, v in enumerate(curve)]
 
     parts = []
-    for name, color in colors.items():
-        high = [xy(k, v) for k, v in enumerate(band.high[name])]
-        low = [xy(k, v) for k, v in enumerate(band.low[name])][::-1]
-        mean = [xy(k, v) for k, v in enumerate(band.mean[name])]
-        parts.append(f'<polygon points="{" ".join(high + low)}" fill="{color}" opacity="0.2"/>')
-        parts.append(f'<polyline points="{" ".join(mean)}" fill="none" stroke="{color}"/>')
-        x, y = mean[-1].split(",")
-        parts.append(f'<text x="{float(x) + 18}" y="{float(y) + 4}" fill="{color}">{name}</text>')
+    for number, (name, color) in enumerate(colors.items()):
+        around = " ".join(points(band.high[name]) + points(band.low[name])[::-1])
+        parts.append(f'<polygon points="{around}" fill="{color}" opacity="0.2"/>')
+        mean = " ".join(points(band.mean[name]))
+        parts.append(f'<polyline points="{mean}" fill="none" stroke="{color}"/>')
+        place = f'x="616" y="{34 + 16 * number}" text-anchor="end"'
+        parts.append(f'<text {place} fill="{color}">{name}</text>')
     for power in range(math.ceil(bottom), math.floor(top) + 1):
-        y = xy(0, 10.0**power).split(",")[1]
+        y = f"{height(10.0**power):.1f}"
         parts.append(f'<line x1="60" x2="620" y1="{y}" y2="{y}" stroke="#bbb" stroke-width="0.5"/>')
         parts.append(f'<text x="54" y="{float(y) + 4}" text-anchor="end">1e{power}</text>')
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 350" font-size="12" '
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 350" font-size="12" '
         'font-family="sans-serif"><rect width="700" height="350" fill="white"/>'
         + "".join(parts)
         + f'<text x="340" y="342" text-anchor="middle">{band.steps} steps</text></svg>\n'
