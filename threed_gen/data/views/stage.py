@@ -186,10 +186,10 @@ class _Run:
                 f"{REJECTS_NAME})"
             )
         if state.index is None or not state.is_packed(tasks):
+            (state.out / SHEET_NAME).unlink(missing_ok=True)  # it shows an earlier set
             state.index = pack_views(state.out, good, state.params, self.shard_bytes)
             state.packed = {sample.source: sample for sample in state.index.samples}
-            write_sheet(state.out)
-        elif not (state.out / SHEET_NAME).exists():
+        if not (state.out / SHEET_NAME).exists():
             write_sheet(state.out)
         state.clean()
         return state.index
