@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from threed_gen.evaluation.expected import WINDOWS, departures, make_band, window_means
+from threed_gen.evaluation.expected import (
+    WINDOWS,
+    departures,
+    make_band,
+    validation_points,
+    window_means,
+)
 
 
 def records(values: list[float]) -> list[dict[str, object]]:
@@ -41,4 +47,22 @@ def test_departures_name_curve_and_steps() -> None:
     assert departures({"total": [10.9, 9.1]}, band) == []
     lines = departures({"total": [10.0, 11.1]}, band)
     assert len(lines) == 1
-    assert "total: steps 3–4: 11.1" in lines[0]
+    assert "total: steps 21–40: 11.1" in lines[0]
+
+
+def test_curves_may_have_points_of_their_own_number() -> None:
+    """Ten validations beside twenty windows, and neither is compared beyond what there is."""
+    curve = {"total": [1.0] * 20, "validation: loss": [1.0] * 10}
+    band = make_band([curve] * 5, 1000)
+    assert departures({"total": [1.0] * 3, "validation: loss": [1.0]}, band) == []
+    (line,) = departures({"validation: loss": [1.0, 2.0]}, band)
+    assert "validation: loss: steps 101–200: 2.0" in line
+
+
+def test_points_of_validations() -> None:
+    records = [{"step": 5, "mean": {"loss": 2.0, "relative_l2": 0.5, "iou": 1.0}},
+               {"step": 9, "mean": {"loss": 1.0, "relative_l2": 0.25}}]  # fmt: skip
+    assert validation_points(records) == {
+        "validation: loss": [2.0, 1.0], "validation: relative L2": [0.5, 0.25],
+    }  # fmt: skip
+    assert validation_points([{"step": 5, "mean": {"iou": 1.0}}]) == {}
