@@ -49,7 +49,10 @@ def findings(now: Row, was: Row | None = ROW, triton: str = "3.9.0") -> str:
     return "\n".join(table.worse(Table(triton, (now,)), kept, complete=True))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target",
+    [t if t == "sm_90" else pytest.param(t, marks=pytest.mark.long) for t in TARGETS],
+)
 def test_the_main_configurations(target: str, tmp_path: Path) -> None:
     """Released and recommended heads, m_cmp 4 and 8: as the kept table says."""
     written = tmp_path / "now.csv"
