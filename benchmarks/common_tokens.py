@@ -23,6 +23,8 @@ import numpy as np
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.index import GridEntry, ShardIndex
+from threed_gen.data.latents.index import SHARDS as LATENTS
+from threed_gen.data.latents.index import LatentIndex
 from threed_gen.data.payload import encode_payload
 from threed_gen.data.prepare import prepare
 from threed_gen.data.shard import member_name, write_shard
@@ -96,6 +98,14 @@ def train_vae(data: Path, run: Path, steps: int = 1200) -> None:
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def forget_places(out: Path) -> None:
+    """What is kept with the project names no folder of the machine that made it."""
+    index = LatentIndex.load(out)
+    replace(index, params=replace(index.params, data=out.name)).save(out)
+    for leftover in [*(out / LATENTS).glob("*.json"), out / LATENTS / ".lock"]:
+        leftover.unlink(missing_ok=True)  # only an `encode` that goes on would read them
+
+
 def main() -> int:
     """Draw, cut, train, encode."""
     parser = argparse.ArgumentParser(
@@ -108,6 +118,7 @@ def main() -> int:
     train_vae(arguments.out, arguments.work / "vae")
     vae = FrozenVAE(arguments.work / "vae", device="cpu")
     encode_dataset(vae, dataset, arguments.out, [RESOLUTION], store="mode")
+    forget_places(arguments.out)
     tokens = dataset.entry(0).grids[RESOLUTION].tokens
     print(f"{arguments.out}: {len(dataset)} shapes, {tokens} tokens each")
     return 0
