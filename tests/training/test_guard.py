@@ -50,7 +50,7 @@ def unchanged(run: Path, before: int, after: int) -> bool:
 
 @pytest.mark.parametrize(
     ("stage", "ranks"),
-    [(0, 1), pytest.param(2, 2, marks=pytest.mark.cluster),
+    [(0, 1), pytest.param(2, 2, marks=[pytest.mark.cluster, pytest.mark.long]),
      pytest.param(1, 2, marks=[pytest.mark.cluster, pytest.mark.long]),
      pytest.param(3, 2, marks=[pytest.mark.cluster, pytest.mark.long])],
 )  # fmt: skip

@@ -44,7 +44,11 @@ def compare(found: dict[int, float], expected: dict[int, float]) -> None:
     assert worst <= TOLERANCE, f"losses differ by {worst:.2e}"
 
 
-QUICK = [("torchrun", 2, 2), ("deepspeed", 2, 3), ("mpirun", 2, 1)]
+QUICK = [
+    pytest.param("torchrun", 2, 2, marks=pytest.mark.long),
+    ("deepspeed", 2, 3),
+    ("mpirun", 2, 1),
+]
 ALL = [
     (launcher, ranks, stage)
     for launcher in ("deepspeed", "torchrun", "mpirun")
