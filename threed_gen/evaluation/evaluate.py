@@ -61,10 +61,7 @@ def judge(shape: Shape, samples: int = DEFAULT_SAMPLES, seed: int = 0) -> Judged
     surface. A metric that cannot be computed is None.
     """
     broken = ~np.isfinite(shape.predicted.sdf)
-    predicted = shape.predicted
-    if broken.any():
-        predicted = replace(predicted, sdf=np.where(broken, np.float32(1), predicted.sdf))
-    truth, reconstruction = extract_mesh(shape.truth), extract_mesh(predicted)
+    truth, reconstruction = extract_mesh(shape.truth), extract_mesh(drawable(shape.predicted))
     metrics: Metrics = {"name": shape.name}
     metrics |= field_metrics(shape.predicted, shape.truth)
     if len(truth.faces):
@@ -74,8 +71,16 @@ def judge(shape: Shape, samples: int = DEFAULT_SAMPLES, seed: int = 0) -> Judged
     if broken.any():
         metrics["nonfinite_voxels"] = int(broken.sum())
     if shape.source is not None:
-        metrics["source"] = _finite(mesh_metrics(reconstruction, shape.source, samples, seed))
-    return Judged(_finite(metrics), truth, reconstruction)
+        metrics["source"] = finite(mesh_metrics(reconstruction, shape.source, samples, seed))
+    return Judged(finite(metrics), truth, reconstruction)
+
+
+def drawable(field: SparseSDF) -> SparseSDF:
+    """A field as it is drawn: voxels that are not finite are outside."""
+    broken = ~np.isfinite(field.sdf)
+    if not broken.any():
+        return field
+    return replace(field, sdf=np.where(broken, np.float32(1), field.sdf))
 
 
 def summarize(shapes: Sequence[Metrics]) -> tuple[Metrics, Metrics]:
@@ -195,7 +200,7 @@ def _forget_others(folder: Path, keep: set[str]) -> None:
                 path.unlink()
 
 
-def _finite(metrics: Metrics) -> Metrics:
+def finite(metrics: Metrics) -> Metrics:
     """Numbers that JSON has no word for (NaN, infinity) become None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,19 +6,15 @@ differs by the model and by nothing else. Samples are given the true latent cell
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from threed_gen.console import say
 from threed_gen.errors import UserError
-from threed_gen.evaluation.evaluate import Shape, judge
+from threed_gen.evaluation.evaluate import Shape, drawable, finite, judge
 from threed_gen.evaluation.metrics import field_metrics
 from threed_gen.flow.loss import flow_loss
 from threed_gen.flow.path import draw_noise, interpolate, velocity_target
@@ -65,7 +61,7 @@ def validate_flow(
                 _draw_of(name),
             )  # fmt: skip
         distance = relative_l2(sampled, batch.latents.feats)
-        metrics = {"name": name, "loss": _finite(loss), "relative_l2": _finite(distance)}
+        metrics = finite({"name": name, "loss": loss, "relative_l2": distance})
         panels = [Panel("image", samples.views.load(name, 0).rgba, is_truth=True)]
         note = f"rel. L2 {distance:.3f}"
         if decoder is None:
@@ -109,20 +105,9 @@ def _decoded(
     metrics["roundtrip_iou"] = field_metrics(again, truth)["iou"]
     return metrics, [
         Panel("truth", judged.truth, is_truth=True),
-        Panel("VAE round trip", extract_mesh(_without_holes(again))),
+        Panel("VAE round trip", extract_mesh(drawable(again))),
         Panel("sample", judged.reconstruction),
     ]
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no word for what is not."""
-    return value if math.isfinite(value) else None
-
-
-def _without_holes(field: SparseSDF) -> SparseSDF:
-    """Voxels that are not finite are outside, so that a surface can be drawn."""
-    values: NDArray[np.float32] = np.nan_to_num(field.sdf, nan=1.0, posinf=1.0, neginf=-1.0)
-    return replace(field, sdf=values)
 
 
 def _draw_of(name: str) -> Callable[[str, int], torch.Generator]:

@@ -77,6 +77,7 @@ class SSDiTTask:
         self.config = config
         self._latents: Latents | None = None
         self._conditioner: Conditioner | None = None
+        self._views: ViewSet | None = None
 
     def prepare(self, dataset: SDFDataset, run: Path) -> None:
         """Remember the SS-VAE; measure the latents' statistics where they come on the fly."""
@@ -85,21 +86,24 @@ class SSDiTTask:
     def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
         """Latents and views; samples that lack either are left out, and named."""
         self._latents = open_latents(self.config, dataset, run)
+        # Once: opening reads the whole index, and every choice of the samples has the same one.
+        self._views = ViewSet(dataset.path)
         return self.usable(dataset)
 
     def usable(self, dataset: SDFDataset) -> SDFDataset:
         """The samples of a data set that have a latent and a picture."""
         with_latents = usable(dataset, self._opened.source.over(dataset).missing, "no latent")
-        seen = set(ViewSet(dataset.path).samples)
+        assert self._views is not None
+        seen = set(self._views.samples)
         unseen = {s.id: "no views" for s in dataset.index.samples if s.id not in seen}
         return usable(with_latents, unseen, "no views")
 
     def samples(self, dataset: SDFDataset) -> LatentSamples:
         """Latents and pictures with the tables of this model."""
-        assert self._conditioner is not None
+        assert self._conditioner is not None and self._views is not None
         source, config = self._opened.source.over(dataset), self.config
         return LatentSamples(
-            dataset, source, ViewSet(dataset.path), self._conditioner.source, config.model,
+            dataset, source, self._views, self._conditioner.source, config.model,
             config.latents.draw, config.seed,
         )  # fmt: skip
 
