@@ -58,14 +58,13 @@ class Latents:
         return Decoder(self.vae.model.to(device), self.source.statistics)
 
 
-def remember(config: SSDiTRun, dataset: SDFDataset, run: Path) -> None:
+def remember(config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset, run: Path) -> None:
     """Write `sources.json`; on rank 0, before the others look. On resume: check it.
 
     Raises:
         UserError: the SS-VAE is not the one that this run began with.
     """
     path = run / SOURCES
-    vae = _vae(config)
     now: dict[str, Any] = {"ss_vae": _described(config, vae, dataset)}
     if path.is_file():
         before = _read(path)
@@ -80,9 +79,10 @@ def remember(config: SSDiTRun, dataset: SDFDataset, run: Path) -> None:
     write_json(path, now)
 
 
-def open_latents(config: SSDiTRun, dataset: SDFDataset, run: Path) -> Latents:
+def open_latents(
+    config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset, run: Path
+) -> Latents:
     """The source of a run's latents over `dataset`, after `remember`; on every rank."""
-    vae = _vae(config)
     if config.latents.path is not None:
         return _opened(_cached(config, dataset), vae)
     assert vae is not None
@@ -126,7 +126,8 @@ def usable(dataset: SDFDataset, missing: Mapping[str, str], rule: str) -> SDFDat
     return dataset.only(ids, rule)
 
 
-def _vae(config: SSDiTRun) -> FrozenVAE | None:
+def frozen_vae(config: SSDiTRun) -> FrozenVAE | None:
+    """The SS-VAE of `latents.run`, its weights read and hashed; None: the key is not given."""
     run = config.latents.run
     return None if run is None else FrozenVAE(Path(run), config.latents.weights)
 

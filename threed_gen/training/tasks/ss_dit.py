@@ -8,7 +8,7 @@ Each sample has its own time and noise, and forgets its condition with some prob
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,17 @@ from threed_gen.flow.times import draw_times
 from threed_gen.models.conditioning.conditioner import Conditioner, build_conditioner
 from threed_gen.models.ss_dit import SSDiT
 from threed_gen.randomness import generator
+from threed_gen.training.encode import FrozenVAE
 from threed_gen.training.run_config import RunConfig, SSDiTRun
 from threed_gen.training.tasks.base import ShapeResult, StepLoss
 from threed_gen.training.tasks.latent_samples import LatentBatch, LatentSamples
-from threed_gen.training.tasks.latent_sources import Latents, open_latents, remember, usable
+from threed_gen.training.tasks.latent_sources import (
+    Latents,
+    frozen_vae,
+    open_latents,
+    remember,
+    usable,
+)
 
 TERMS: tuple[str, ...] = ("velocity",)
 WATCHED: tuple[str, ...] = ("time", "dropped", "condition_tokens")
@@ -81,11 +88,11 @@ class SSDiTTask:
 
     def prepare(self, dataset: SDFDataset, run: Path) -> None:
         """Remember the SS-VAE; measure the latents' statistics where they come on the fly."""
-        remember(self.config, dataset, run)
+        remember(self.config, self._vae, dataset, run)
 
     def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
         """Latents and views; samples that lack either are left out, and named."""
-        self._latents = open_latents(self.config, dataset, run)
+        self._latents = open_latents(self.config, self._vae, dataset, run)
         # Once: opening reads the whole index, and every choice of the samples has the same one.
         self._views = ViewSet(dataset.path)
         return self.usable(dataset)
@@ -106,6 +113,11 @@ class SSDiTTask:
             dataset, source, self._views, self._conditioner.source, config.model,
             config.latents.draw, config.seed,
         )  # fmt: skip
+
+    @cached_property
+    def _vae(self) -> FrozenVAE | None:
+        """Loaded and hashed once, though `prepare` and `open` both want it."""
+        return frozen_vae(self.config)
 
     @property
     def _opened(self) -> Latents:
