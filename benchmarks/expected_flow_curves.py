@@ -41,9 +41,9 @@ from threed_gen.training.tasks.latent_samples import LatentSamples
 pack = LatentSamples.pack
 def shuffled(self, items, names, positions):
     from dataclasses import replace
-    pictures = [item.picture for item in items]
-    moved = pictures[1:] + pictures[:1]
-    items = [replace(item, picture=p) for item, p in zip(items, moved)]
+    shown = [item.shown for item in items]
+    moved = shown[1:] + shown[:1]
+    items = [replace(item, shown=other) for item, other in zip(items, moved)]
     return pack(self, items, names, positions)
 LatentSamples.pack = shuffled
 """

@@ -96,12 +96,12 @@ def test_swapping_the_images_swaps_the_results(eight: Path) -> None:
     module.eval()
     samples = task.samples(dataset)
     items = [samples.fixed(i, 32) for i in range(len(dataset))]
-    shown = [replace(item, picture=items[i - 1].picture) for i, item in enumerate(items)]
+    shown = [replace(item, shown=items[i - 1].shown) for i, item in enumerate(items)]
     names, places = [entry.id for entry in dataset.index.samples], list(range(len(items)))
     batch = samples.pack(shown, names, places)
     truth = samples.pack(items, names, places).latents.split()
     with torch.no_grad():
-        condition = module.conditioner(batch.pictures)
+        condition = module.conditioner(batch.shown)
         made = sample_latents(
             module.model, batch.latents.grid, condition, EULER, partial(generator, 0, 0)
         ).split(batch.tokens)

@@ -70,7 +70,7 @@ def test_the_loss_of_a_sample_by_hand(small: corridor.Corridor, tmp_path: Path) 
         noise = torch.randn(item.x0.shape, generator=draw("flow_noise", position))
         dropped = float(torch.rand((), generator=draw("flow_dropout", position))) < 0.5
         x0 = alone.latents.feats
-        condition = one.module.conditioner(alone.pictures)
+        condition = one.module.conditioner(alone.shown)
         if dropped:
             condition = condition._replace(feats=torch.zeros_like(condition.feats))
         x_t = alone.latents.replace((1 - t) * x0 + t * noise)
@@ -90,10 +90,10 @@ def test_every_view_is_shown_and_the_same_one_again(
     samples = opened(small, tmp_path, "condition.augment=false").task.samples(
         SDFDataset(small.data)
     )
-    pictures = [samples.load(0, 16, step, 1).picture.picture for step in range(30)]
+    pictures = [samples.load(0, 16, step, 1).shown.picture for step in range(30)]
     different = {picture.numpy().tobytes() for picture in pictures if picture is not None}
     assert len(different) == 3
-    again = samples.load(0, 16, 5, 1).picture.picture
+    again = samples.load(0, 16, 5, 1).shown.picture
     assert again is not None and pictures[5] is not None and torch.equal(again, pictures[5])
 
 

@@ -42,7 +42,8 @@ def validate_flow(
     """
     resolution, results = max(config.data.resolutions), []
     for index in indices:
-        name = samples.dataset.entry(index).id
+        entry = samples.dataset.entry(index)
+        name = entry.id
         try:
             truth = samples.dataset.load(index, resolution)
             item = samples.fixed(index, resolution)
@@ -54,7 +55,7 @@ def validate_flow(
         batch = samples.pack([item], [name], [0]).to(device)
         bf16 = config.train.precision == "bf16"
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            condition = module.conditioner(batch.pictures)
+            condition = module.conditioner(batch.shown)
             loss = fixed_loss(module.model, batch, condition, config.validation.times)
             sampled = sample_latents(
                 module.model, batch.latents.grid, condition, config.validation.sampler,
@@ -62,8 +63,8 @@ def validate_flow(
             )  # fmt: skip
         distance = relative_l2(sampled, batch.latents.feats)
         metrics = finite({"name": name, "loss": loss, "relative_l2": distance})
-        panels = [Panel("image", samples.views.load(name, 0).rgba, is_truth=True)]
-        note = f"rel. L2 {distance:.3f}"
+        panels = samples.reader.panels(entry)
+        note = f"{samples.reader.note(entry)} rel. L2 {distance:.3f}".strip()
         if decoder is None:
             panels.append(Panel("truth", extract_mesh(truth), is_truth=True))
         else:

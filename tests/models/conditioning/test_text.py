@@ -10,7 +10,7 @@ import torch
 
 from threed_gen.errors import UserError
 from threed_gen.models.conditioning.config import TextConfig
-from threed_gen.models.conditioning.text import TextConditioner
+from threed_gen.models.conditioning.text import CaptionBatch, TextConditioner
 
 LETTERS = string.ascii_lowercase
 CAPTIONS = ["a chair", "", "an armchair with four long wooden legs", "cup"]
@@ -79,7 +79,7 @@ def test_tokens_are_those_of_each_caption_alone(clip: Path) -> None:
     from transformers import CLIPTextModel
 
     conditioner = TextConditioner(TextConfig(source=str(clip)))
-    out = conditioner(CAPTIONS)
+    out = conditioner(CaptionBatch(tuple(CAPTIONS)))
     own = CLIPTextModel.from_pretrained(clip).eval()
     expected = [numbers(caption) for caption in CAPTIONS]
     assert out.seqlens == tuple(map(len, expected)) == (8, 2, 16, 5)
@@ -99,10 +99,10 @@ def test_tokens_are_those_of_each_caption_alone(clip: Path) -> None:
 
 def test_padding_is_not_looked_at(tmp_path: Path) -> None:
     conditioner = TextConditioner(TextConfig(source=str(save_t5(tmp_path / "t5")), max_tokens=40))
-    together = conditioner(CAPTIONS)
+    together = conditioner(CaptionBatch(tuple(CAPTIONS)))
     assert conditioner.channels == 20
     assert together.seqlens == tuple(len(numbers(caption, 40)) for caption in CAPTIONS)
-    alone = torch.cat([conditioner([caption]).feats for caption in CAPTIONS])
+    alone = torch.cat([conditioner(CaptionBatch((caption,))).feats for caption in CAPTIONS])
     torch.testing.assert_close(together.feats, alone, rtol=0, atol=1e-5)
     assert float(together.feats.std(0).mean()) > 0.1
 
@@ -111,7 +111,7 @@ def test_it_has_nothing_to_train_or_save(clip: Path) -> None:
     conditioner = TextConditioner(TextConfig(source=str(clip), max_tokens=6))
     assert not [*conditioner.parameters()]
     assert not conditioner.state_dict()
-    assert conditioner(["a long caption"]).seqlens == (6,)
+    assert conditioner(CaptionBatch(("a long caption",))).seqlens == (6,)
 
 
 def test_another_model_is_refused(dino: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The `condition:` section of a run's config: who looks at the pictures, and how."""
+"""The `condition:` section of a run's config: who looks at pictures or reads captions, and how."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ class PatchesConfig(Config):
         return self
 
 
-class ConditionConfig(Config):
-    """Pictures as the condition; the defaults are those of the released model 1.1."""
+class TextConfig(Config):
+    """Captions as the condition; the default encoder is that of TRELLIS."""
 
-    encoder: Literal["dinov2", "patches"] = "dinov2"  # patches: small, built in, trained along
+    source: str = "openai/clip-vit-large-patch14"  # CLIP or T5: hub id or folder
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_tokens: int = Field(default=77, ge=2)  # longer captions are cut (and counted)
+
+
+class ConditionConfig(Config):
+    """What the model is told; the defaults are those of the released model 1.1."""
+
+    # patches: small, built in, trained along; text: captions instead of pictures
+    encoder: Literal["dinov2", "patches", "text"] = "dinov2"
     source: str = "facebook/dinov2-with-registers-large"  # dinov2: hub id or folder
     precision: Literal["fp32", "bf16"] = "fp32"  # dinov2: of its matrix products
     size: int = Field(default=RELEASED_SIZE, ge=8)  # side of a picture; a multiple of the patch
@@ -39,9 +48,15 @@ class ConditionConfig(Config):
     cache: str | None = None  # dinov2: folder of stored features; None: encode in every step
     cache_precision: Literal["fp16", "fp32"] = "fp16"
     patches: PatchesConfig = PatchesConfig()
+    text: TextConfig = TextConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> ConditionConfig:
+        if self.encoder == "text":
+            for key in ("source", "sparse", "cache", "variants"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is of pictures; with encoder text leave the key out")
+            return self
         if self.encoder == "patches":
             if self.cache is not None:
                 raise ValueError("cache: the patch encoder is trained along, leave the key out")
@@ -57,11 +72,3 @@ class ConditionConfig(Config):
                 "give variants (for example 4), or augment: false"
             )
         return self
-
-
-class TextConfig(Config):
-    """Captions as the condition; the default encoder is that of TRELLIS."""
-
-    source: str = "openai/clip-vit-large-patch14"  # CLIP or T5: hub id or folder
-    precision: Literal["fp32", "bf16"] = "fp32"
-    max_tokens: int = Field(default=77, ge=2)  # longer captions are cut (and counted)

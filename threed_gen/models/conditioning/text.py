@@ -7,6 +7,7 @@ number in the caption, (number, 0, 0). An empty caption has the tokens of begin 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -17,7 +18,18 @@ from threed_gen.models.conditioning.frozen import Frozen, from_source, load_froz
 from threed_gen.models.layers.cross_attention import PackedTokens
 
 CLASSES = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
-KEY = "condition.source"
+KEY = "condition.text.source"
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Captions of B >= 1 samples."""
+
+    captions: tuple[str, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> CaptionBatch:
+        """Itself: words are on no device."""
+        return self
 
 
 class TextConditioner(nn.Module):
@@ -25,8 +37,11 @@ class TextConditioner(nn.Module):
 
     Attributes:
         channels: width C of the tokens.
+        trains: False.
         cut: captions so far that were longer than `max_tokens`, of which only the start was read.
     """
+
+    trains = False
 
     def __init__(self, config: TextConfig) -> None:
         """Raises UserError when the source cannot be loaded."""
@@ -50,11 +65,11 @@ class TextConditioner(nn.Module):
         rows: list[list[int]] = self._tokenizer([*captions], **options)["input_ids"]
         return rows
 
-    def forward(self, captions: Sequence[str]) -> PackedTokens:
-        """Tokens of B >= 1 captions, float32, without gradient, on the module's device."""
+    def forward(self, batch: CaptionBatch) -> PackedTokens:
+        """Tokens of the captions, float32, without gradient, on the module's device."""
         assert isinstance(self._where, Tensor)
         device = self._where.device
-        rows = self._tokenized(captions)
+        rows = self._tokenized(batch.captions)
         lengths = [len(ids) for ids in rows]
         ids = torch.zeros(len(rows), max(lengths, default=0), dtype=torch.long)
         mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]  # [B, T]

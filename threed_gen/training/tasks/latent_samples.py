@@ -1,14 +1,14 @@
-"""What an SS-DiT trains on: the latents of shapes, and one picture of each, packed.
+"""What an SS-DiT trains on: the latents of shapes, and what each is shown with, packed.
 
-A shape shows a different view in every step; view, augmentation and posterior sample are drawn
-from (seed, step, place in the global batch), so they are the same on any number of ranks.
+What is shown (`shown.ConditionReader`) and the posterior's sample are drawn from (seed, step, place
+in the global batch), so they are the same on any number of ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.latents.source import LatentSource, x0_of
-from threed_gen.data.views.view_set import ViewSet
-from threed_gen.models.conditioning.source import PictureBatch, PictureItem, PictureSource
 from threed_gen.models.ss_dit import SSDiTConfig, prepare_grid
 from threed_gen.models.ss_vae import LEVELS
 from threed_gen.randomness import generator
 from threed_gen.sparse.sparse_tensor import SparseTensor
 from threed_gen.sparse.voxel_grid import VoxelGrid
+from threed_gen.training.tasks.shown import ConditionReader, ShownBatch
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LatentBatch:
 
     Attributes:
         latents: x0 of the flow, normalised, feats [N, L] on the grid of latent cells.
-        pictures: one for each sample.
+        shown: what the conditioner takes, of each sample.
         tokens: latent tokens of each sample.
         positions: each sample's index in the global batch.
         names: each sample's id.
@@ -40,7 +39,7 @@ class LatentBatch:
     """
 
     latents: SparseTensor
-    pictures: PictureBatch
+    shown: ShownBatch
     tokens: list[int]
     positions: list[int]
     names: list[str]
@@ -51,57 +50,49 @@ class LatentBatch:
         return replace(
             self,
             latents=self.latents.to(device, non_blocking=True),
-            pictures=self.pictures.to(device, non_blocking=True),
+            shown=self.shown.to(device, non_blocking=True),
         )
 
 
 @dataclass(frozen=True)
 class LatentItem:
-    """One sample: its latent cells, their normalised latents, and its picture."""
+    """One sample: its latent cells, their normalised latents, and what it is shown with."""
 
     bricks: NDArray[np.int32]  # [T, 3]
     x0: Tensor  # [T, L], float32
     resolution: int  # of the voxels
-    picture: PictureItem
+    shown: Any
 
 
 @dataclass(frozen=True)
 class LatentSamples:
-    """Reads latents and pictures, and packs them for the SS-DiT."""
+    """Reads latents and what is shown with them, and packs them for the SS-DiT."""
 
     dataset: SDFDataset
     latents: LatentSource
-    views: ViewSet
-    pictures: PictureSource
+    reader: ConditionReader
     model: SSDiTConfig  # for its index tables
     draw_latents: str  # "mode" or "sample"
     seed: int
 
     def load(self, index: int, resolution: int, step: int, position: int) -> LatentItem:
-        """Latents and a drawn view of a sample, for one place of one step."""
-        draw = partial(generator, self.seed, step)
-        name = self.dataset.entry(index).id
-        number = torch.randint(self.views.count(name), (), generator=draw("view", position))
-        view = self.views.load(name, int(number))
-        return self.item(
-            index, resolution, draw("latent", position),
-            self.pictures.read(view.rgba, view.sha256, draw("augmentation", position)),
-        )  # fmt: skip
+        """Latents of a sample and what it is shown with, for one place of one step."""
+        shown = self.reader.draw(self.dataset.entry(index), step, position)
+        drawn = None
+        if self.draw_latents == "sample":
+            drawn = generator(self.seed, step, "latent", position)
+        return self._item(index, resolution, drawn, shown)
 
-    def fixed(self, index: int, resolution: int, view: int = 0) -> LatentItem:
-        """The same always: the posterior's mean and one view as it is, for validation."""
-        shown = self.views.load(self.dataset.entry(index).id, view)
-        mode = replace(self, draw_latents="mode")
-        return mode.item(index, resolution, None, self.pictures.read(shown.rgba, shown.sha256))
+    def fixed(self, index: int, resolution: int) -> LatentItem:
+        """The same always: the posterior's mean, and the reader's fixed choice, for validation."""
+        return self._item(index, resolution, None, self.reader.fixed(self.dataset.entry(index)))
 
-    def item(
-        self, index: int, resolution: int, draw: torch.Generator | None, picture: PictureItem
+    def _item(
+        self, index: int, resolution: int, draw: torch.Generator | None, shown: Any
     ) -> LatentItem:
-        """Normalised latents of a sample, beside its picture."""
         latent = self.latents.load(index, resolution)
-        sampled = draw if self.draw_latents == "sample" else None
-        x0 = x0_of(latent, self.latents.statistics, sampled)
-        return LatentItem(latent.bricks, x0, latent.resolution, picture)
+        x0 = x0_of(latent, self.latents.statistics, draw)
+        return LatentItem(latent.bricks, x0, latent.resolution, shown)
 
     def pack(
         self, items: Sequence[LatentItem], names: Sequence[str], positions: Sequence[int]
@@ -118,15 +109,12 @@ class LatentSamples:
         prepare_grid(grid, self.model)
         return LatentBatch(
             SparseTensor(torch.cat([item.x0 for item in items])[order], grid),
-            self.pictures.pack([item.picture for item in items]),
+            self.reader.pack([item.shown for item in items]),
             [len(item.bricks) for item in items], list(positions), list(names),
         )  # fmt: skip
 
     def padding(self, resolution: int) -> LatentBatch:
-        """One cell with a blank picture, where a rank has no sample left."""
-        blank = np.full((8, 8, 4), 255, np.uint8)
-        item = LatentItem(
-            np.zeros((1, 3), np.int32), torch.zeros(1, self.model.latent_channels), resolution,
-            self.pictures.read(blank),
-        )  # fmt: skip
+        """One cell that is shown with nothing, where a rank has no sample left."""
+        none = torch.zeros(1, self.model.latent_channels)
+        item = LatentItem(np.zeros((1, 3), np.int32), none, resolution, self.reader.blank())
         return replace(self.pack([item], [""], [0]), is_padding=True)

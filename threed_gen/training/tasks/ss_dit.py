@@ -1,4 +1,4 @@
-"""Training an SS-DiT: rectified flow on the latents of an SS-VAE, given a picture.
+"""Training an SS-DiT: rectified flow on the latents of an SS-VAE, given a picture or a caption.
 
     L = mean over tokens and channels of (v(x_t, t, c) − (ε − x0))²,   x_t = (1 − t)·x0 + t·ε
 
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from threed_gen.data.dataset import SDFDataset
-from threed_gen.data.views.view_set import ViewSet
 from threed_gen.errors import UserError
 from threed_gen.flow.guidance import draw_dropped, drop_condition
 from threed_gen.flow.loss import by_time_bin, flow_loss, time_bin_means
 from threed_gen.flow.path import draw_noise, interpolate, velocity_target
 from threed_gen.flow.times import draw_times
-from threed_gen.models.conditioning.conditioner import Conditioner, build_conditioner
+from threed_gen.models.conditioning.conditioner import Conditioner
+from threed_gen.models.conditioning.text import TextConditioner
 from threed_gen.models.ss_dit import SSDiT
 from threed_gen.randomness import generator
 from threed_gen.training.encode import FrozenVAE
@@ -36,19 +36,21 @@ from threed_gen.training.tasks.latent_sources import (
     remember,
     usable,
 )
+from threed_gen.training.tasks.shown import Shown, conditioner_of
 
 TERMS: tuple[str, ...] = ("velocity",)
+AnyConditioner = Conditioner | TextConditioner
 WATCHED: tuple[str, ...] = ("time", "dropped", "condition_tokens")
 
 
 class SSDiTModule(nn.Module):
     """The trained module: look at the pictures, go to a time of the path, compare velocities."""
 
-    def __init__(self, config: SSDiTRun, conditioner: Conditioner | None = None) -> None:
+    def __init__(self, config: SSDiTRun, conditioner: AnyConditioner | None = None) -> None:
         """`conditioner`: one that is frozen and already loaded; None builds what config says."""
         super().__init__()
         self.model = SSDiT(config.model)
-        self.conditioner = conditioner or build_conditioner(config.condition)
+        self.conditioner = conditioner or conditioner_of(config.condition)
         self.config = config
 
     def forward(self, batch: LatentBatch, step: int) -> StepLoss:
@@ -61,7 +63,7 @@ class SSDiTModule(nn.Module):
         times = t.to(device, non_blocking=True)
         x_t = interpolate(x0, noise, times, lengths)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            condition = self.conditioner(batch.pictures)
+            condition = self.conditioner(batch.shown)
             kept = drop_condition(condition.feats, condition.seqlens, dropped)
             velocity = self.model(
                 batch.latents.replace(x_t), times, condition._replace(feats=kept)
@@ -83,34 +85,31 @@ class SSDiTTask:
         assert isinstance(config, SSDiTRun), config.task
         self.config = config
         self._latents: Latents | None = None
-        self._conditioner: Conditioner | None = None
-        self._views: ViewSet | None = None
+        self._conditioner: AnyConditioner | None = None
+        self._shown: Shown | None = None
 
     def prepare(self, dataset: SDFDataset, run: Path) -> None:
         """Remember the SS-VAE; measure the latents' statistics where they come on the fly."""
         remember(self.config, self._vae, dataset, run)
 
     def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
-        """Latents and views; samples that lack either are left out, and named."""
+        """Latents, and views or captions; samples that lack either are left out, and named."""
         self._latents = open_latents(self.config, self._vae, dataset, run)
-        # Once: opening reads the whole index, and every choice of the samples has the same one.
-        self._views = ViewSet(dataset.path)
+        self._shown = Shown(self.config.condition, dataset)
         return self.usable(dataset)
 
     def usable(self, dataset: SDFDataset) -> SDFDataset:
-        """The samples of a data set that have a latent and a picture."""
+        """The samples of a data set that have a latent and something to be shown with."""
         with_latents = usable(dataset, self._opened.source.over(dataset).missing, "no latent")
-        assert self._views is not None
-        seen = set(self._views.samples)
-        unseen = {s.id: "no views" for s in dataset.index.samples if s.id not in seen}
-        return usable(with_latents, unseen, "no views")
+        assert self._shown is not None
+        return usable(with_latents, self._shown.missing(dataset), self._shown.rule)
 
     def samples(self, dataset: SDFDataset) -> LatentSamples:
-        """Latents and pictures with the tables of this model."""
-        assert self._conditioner is not None and self._views is not None
+        """Latents and what is shown with them, with the tables of this model."""
+        assert self._conditioner is not None and self._shown is not None
         source, config = self._opened.source.over(dataset), self.config
         return LatentSamples(
-            dataset, source, self._views, self._conditioner.source, config.model,
+            dataset, source, self._shown.reader(self._conditioner, config.seed), config.model,
             config.latents.draw, config.seed,
         )  # fmt: skip
 
