@@ -83,6 +83,7 @@ def test_every_configuration(target: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_kernel_that_spills_is_refused(tmp_path: Path) -> None:
     """Gradients of keys that gather 128 rows at a time do not fit the registers."""
     code = (

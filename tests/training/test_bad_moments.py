@@ -14,7 +14,7 @@ import pytest
 
 from tests.training import runs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,7 @@ def test_a_bad_sample_stops_the_run_by_default(data: Path, tmp_path: Path) -> No
     assert f"'{name}'" in line and "shard-000000.tar" in line and "substitute" in line
 
 
+@pytest.mark.cluster
 def test_a_bad_sample_is_substituted_alike_on_all_ranks(data: Path, tmp_path: Path) -> None:
     damaged, name = flip_sample(data, tmp_path)
     seen = []
@@ -270,6 +271,7 @@ def test_bf16_follows_fp32(data: Path, finished: Path, tmp_path: Path) -> None:
     assert 1e-7 < max(differences) < 3e-2
 
 
+@pytest.mark.cluster
 def test_resume_on_another_number_of_ranks_and_stage_weights(
     finished: Path, tmp_path: Path
 ) -> None:

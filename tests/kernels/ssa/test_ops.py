@@ -99,7 +99,7 @@ def test_the_mode_sees_what_reads_back() -> None:
     assert [name for name in seen.names if any(bad in name for bad in READS_BACK)]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=pytest.mark.long)])
 def test_compiled_without_a_break(backend: str) -> None:
     compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
     results = []
