@@ -55,10 +55,11 @@ def test_the_loss_of_a_sample_by_hand(small: corridor.Corridor, tmp_path: Path) 
     one = opened(small, tmp_path, "flow.condition_dropout=0.5")
     torch.nn.init.normal_(one.module.model.out_layer.weight, std=0.1)
     samples = one.task.samples(one.dataset)
-    batch = StepDataset(one.config, samples, 0, 1)[4].micro[0]
+    dealt = [StepDataset(one.config, samples, rank, 2)[4] for rank in (0, 1)]
+    step = next(step for step in dealt if [*step.samples] != [*range(len(step.samples))])
+    batch, indices = step.micro[0], step.samples  # positions in the global batch, not 0, 1, …
     result = one.module(batch, 4)
     draw = partial(generator, one.config.seed, 4)
-    indices = StepDataset(one.config, samples, 0, 1)[4].samples
     forgotten = []
     for row, position in enumerate(batch.positions):
         item = samples.load(indices[position], 16, 4, position)
@@ -124,6 +125,23 @@ def test_samples_travel_to_workers_and_stand_ins_can_be_trained_on(
     padding = samples.padding(16)
     assert padding.is_padding and padding.tokens == [1]
     assert one.module(padding, 0).weighted.isfinite().all()
+
+
+def test_held_out_views_are_shown_in_validation_alone(
+    small: corridor.Corridor, tmp_path: Path
+) -> None:
+    told = ["condition.augment=false", "condition.held_out_views=1"]
+    samples = opened(small, tmp_path, *told).task.samples(SDFDataset(small.data))
+    held_out = samples.fixed(0, 16).shown.picture
+    drawn = [samples.load(0, 16, step, 1).shown.picture for step in range(30)]
+    assert not any(torch.equal(picture, held_out) for picture in drawn)
+    assert len({picture.numpy().tobytes() for picture in drawn}) == 2
+    told[1] = "condition.held_out_views=3"
+    samples = opened(small, tmp_path, *told).task.samples(SDFDataset(small.data))
+    with pytest.raises(
+        UserError, match="has 3 views, and condition.held_out_views = 3 leaves none"
+    ):
+        samples.load(0, 16, 0, 0)
 
 
 def test_samples_without_views_are_left_out_and_named(

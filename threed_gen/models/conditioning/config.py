@@ -45,6 +45,7 @@ class ConditionConfig(Config):
     sparse: bool = False  # released 1.0: only patches that show the shape, and cls and registers
     augment: bool = True  # show a training picture a little differently each time
     variants: int | None = Field(default=None, ge=1)  # ways to show one; None: ever new ones
+    held_out_views: int = Field(default=0, ge=0)  # of each shape: shown in validation alone
     cache: str | None = None  # dinov2: folder of stored features; None: encode in every step
     cache_precision: Literal["fp16", "fp32"] = "fp16"
     patches: PatchesConfig = PatchesConfig()
@@ -53,7 +54,7 @@ class ConditionConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> ConditionConfig:
         if self.encoder == "text":
-            for key in ("source", "sparse", "cache", "variants"):
+            for key in ("source", "sparse", "cache", "variants", "held_out_views"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key} is of pictures; with encoder text leave the key out")
             return self

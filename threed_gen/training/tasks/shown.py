@@ -17,6 +17,7 @@ from torch import device, nn, randint
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.index import SampleEntry
 from threed_gen.data.views.view_set import ViewSet
+from threed_gen.errors import UserError
 from threed_gen.models.conditioning.conditioner import Conditioner, build_conditioner
 from threed_gen.models.conditioning.config import ConditionConfig
 from threed_gen.models.conditioning.source import PictureBatch, PictureItem, PictureSource
@@ -65,17 +66,28 @@ class ConditionReader(Protocol):
 
 @dataclass(frozen=True)
 class PictureReader:
-    """Another view in every step, shown a little differently where the config says so."""
+    """Another view in every step, shown a little differently where the config says so.
+
+    The first `held_out` views of each shape are never drawn.
+    """
 
     views: ViewSet
     source: PictureSource
     seed: int
+    held_out: int = 0
 
     def draw(self, sample: SampleEntry, step: int, position: int) -> PictureItem:
         """A drawn view, with a drawn augmentation."""
         draw = partial(generator, self.seed, step)
-        number = randint(self.views.count(sample.id), (), generator=draw("view", position))
-        view = self.views.load(sample.id, int(number))
+        count = self.views.count(sample.id) - self.held_out
+        if count < 1:
+            raise UserError(
+                f"sample '{sample.id}' has {self.views.count(sample.id)} views, and "
+                f"condition.held_out_views = {self.held_out} leaves none to train on; prepare more "
+                "views, or lower the key"
+            )
+        number = randint(count, (), generator=draw("view", position))
+        view = self.views.load(sample.id, self.held_out + int(number))
         return self.source.read(view.rgba, view.sha256, draw("augmentation", position))
 
     def fixed(self, sample: SampleEntry) -> PictureItem:
@@ -138,6 +150,7 @@ class Shown:
         """Raises UserError if the condition is pictures and the data set has no views."""
         # Once: opening reads the whole table, and every choice of the samples has the same one.
         self._views = None if config.encoder == "text" else ViewSet(dataset.path)
+        self._held_out = config.held_out_views
 
     @property
     def rule(self) -> str:
@@ -157,7 +170,7 @@ class Shown:
         if self._views is None:
             return CaptionReader()
         assert isinstance(conditioner, Conditioner)
-        return PictureReader(self._views, conditioner.source, seed)
+        return PictureReader(self._views, conditioner.source, seed, self._held_out)
 
 
 def caption_of(sample: SampleEntry) -> str | None:
