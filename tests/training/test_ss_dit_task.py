@@ -8,18 +8,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.training import corridor
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.latents.reader import CachedLatents
 from threed_gen.data.latents.source import x0_of
 from threed_gen.errors import UserError
+from threed_gen.evaluation.evaluate import drawable
+from threed_gen.generation.reconstruct import reconstruct
+from threed_gen.geometry.marching_cubes import extract_mesh
+from threed_gen.geometry.mesh import Mesh
 from threed_gen.models.weights import save_weights
 from threed_gen.randomness import generator
 from threed_gen.training.init_from import load_initial
+from threed_gen.training.load import load_vae
 from threed_gen.training.loader import StepDataset
 from threed_gen.training.run_config import InitFrom, SSDiTRun, load_run_config
+from threed_gen.training.tasks.latent_samples import LatentItem
 from threed_gen.training.tasks.ss_dit import SSDiTModule, SSDiTTask
 
 
@@ -98,6 +106,30 @@ def test_every_view_is_shown_and_the_same_one_again(
     assert again is not None and pictures[5] is not None and torch.equal(again, pictures[5])
 
 
+def test_places_of_one_step_draw_their_own_views_and_ways_to_show_them(
+    small: corridor.Corridor, tmp_path: Path
+) -> None:
+    def shown(augment: bool, positions: range) -> set[bytes]:
+        told = [f"condition.augment={augment}", "condition.held_out_views=0"]
+        samples = opened(small, tmp_path, *told).task.samples(SDFDataset(small.data))
+        pictures = [samples.load(0, 16, 4, position).shown.picture for position in positions]
+        return {picture.numpy().tobytes() for picture in pictures}
+
+    assert len(shown(False, range(30))) == 3
+    assert len(shown(True, range(30))) > 3
+
+
+def test_the_loss_by_time(small: corridor.Corridor, tmp_path: Path) -> None:
+    task = opened(small, tmp_path).task
+    loss = torch.tensor([1.0, 3.0, 5.0])
+    watched = torch.tensor([[0.31, 0, 4], [0.39, 1, 4], [0.95, 0, 4]])  # time, dropped, tokens
+    bins = task.summary(loss, watched)["time_bins"]
+    assert {name: tuple(one) for name, one in bins.items() if one[1]} == {
+        "0.30-0.40": (2.0, 2),
+        "0.90-1.00": (5.0, 1),
+    }
+
+
 def test_a_draw_from_the_posterior(small: corridor.Corridor, tmp_path: Path) -> None:
     """A new one in each step, around the mean by its own deviation."""
     samples = opened(small, tmp_path, "latents.draw=sample").task.samples(SDFDataset(small.data))
@@ -113,6 +145,21 @@ def test_a_draw_from_the_posterior(small: corridor.Corridor, tmp_path: Path) -> 
     torch.testing.assert_close(draws.std(0).double(), std, rtol=0.2, atol=0)
     assert ((draws.mean(0) - mean).abs() < 5 * std / 20).all()
     assert torch.equal(samples.fixed(2, 16).x0, x0_of(latent, statistics))
+
+
+def test_rows_follow_their_cells(small: corridor.Corridor, tmp_path: Path) -> None:
+    """Grids have their own order of cells; latents come in the order of the bricks."""
+    samples = opened(small, tmp_path).task.samples(SDFDataset(small.data))
+    items = []
+    for number in (1, 2):
+        cells = torch.randperm(16**3, generator=torch.Generator().manual_seed(number))[:99].sort()
+        bricks = torch.stack([cells.values // 256, cells.values // 16 % 16, cells.values % 16], 1)
+        x0 = torch.cat([bricks, torch.full((99, 1), number)], dim=1).float()
+        items.append(LatentItem(bricks.int().numpy(), x0, 128, samples.reader.blank()))
+    latents = samples.pack(items, ["a", "b"], [0, 1]).latents
+    assert not torch.equal(latents.feats, torch.cat([item.x0 for item in items]))
+    assert torch.equal(latents.feats[:, :3].int(), latents.grid.coords[:, 1:])
+    assert torch.equal(latents.feats[:, 3].int(), latents.grid.coords[:, 0] + 1)
 
 
 def test_samples_travel_to_workers_and_stand_ins_can_be_trained_on(
@@ -155,6 +202,24 @@ def test_samples_without_views_are_left_out_and_named(
     one = opened(small, tmp_path)
     assert len(one.dataset) == 5 and one.dataset.left_out == {"no views": 1}
     assert f"left out (no views): {names[0]}" in capsys.readouterr().err
+
+
+def test_samples_without_latents_are_left_out_and_named(
+    small: corridor.Corridor, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name = SDFDataset(small.data).entry(2).id
+    over = CachedLatents.over
+
+    def without(self: CachedLatents, dataset: SDFDataset) -> CachedLatents:
+        other = over(self, dataset)
+        other.missing[name] = "rejected (nan): not finite"
+        return other
+
+    monkeypatch.setattr(CachedLatents, "over", without)
+    one = opened(small, tmp_path)
+    assert len(one.dataset) == 5 and one.dataset.left_out == {"no latent": 1}
+    assert f"left out (no latent): {name}: rejected (nan)" in capsys.readouterr().err
 
 
 def test_the_next_stage_begins_with_the_weights_of_the_last(
@@ -217,6 +282,33 @@ def test_another_vae_than_the_one_that_a_run_began_with(
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         one.task.prepare(one.dataset, tmp_path)
+
+
+def test_validation_by_hand(small: corridor.Corridor, tmp_path: Path) -> None:
+    """Its loss at its fixed times and noise, and the round trip of the true latents."""
+    one = opened(small, tmp_path, "validation.surface_samples=1000", "validation.times=3")
+    torch.nn.init.normal_(one.module.model.out_layer.weight, std=0.1)
+    (shape,) = one.task.validate(
+        one.task.weights_of(one.module.state_dict()), one.dataset, [1], torch.device("cpu")
+    )
+    samples, entry = one.task.samples(one.dataset), one.dataset.entry(1)
+    batch = samples.pack([samples.fixed(1, 16)], [entry.id], [0])
+    x0, losses = batch.latents.feats, []
+    for k in range(3):
+        drawn = generator(0, k, f"validation flow_noise of {entry.id}")
+        noise, t = torch.randn(x0.shape, generator=drawn), (k + 0.5) / 3
+        condition = one.module.conditioner(batch.shown)
+        x_t = batch.latents.replace((1 - t) * x0 + t * noise)
+        said = one.module.model(x_t, torch.tensor([t]), condition).feats
+        losses.append((said - (noise - x0)).square().mean().item())
+    assert shape.metrics["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+    truth = one.dataset.load(1, 16)
+    again = reconstruct(load_vae(small.vae).model, truth, "cpu")
+    found = next(panel for panel in shape.panels if panel.title == "VAE round trip").content
+    expected = extract_mesh(drawable(again))
+    assert isinstance(found, Mesh) and len(expected.vertices) > 0
+    np.testing.assert_allclose(found.vertices, expected.vertices, atol=1e-4)
 
 
 def test_weights_that_say_nothing_finite_are_judged_all_the_same(
