@@ -11,10 +11,20 @@ from threed_gen.console import table
 from threed_gen.data.config import DataConfig, FilterConfig
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.filter import told
+from threed_gen.geometry.sparse_sdf import BRICK
 from threed_gen.models.ss_dit import SSDiT
 from threed_gen.models.ss_vae import SSVAE
+from threed_gen.models.structure_dit import StructureDiT
+from threed_gen.models.structure_vae import StructureVAE
 from threed_gen.training.memory import expected_memory, mean_tokens, micro_batch
-from threed_gen.training.run_config import RunConfig, SSDiTRun, SSVAERun, load_run_config
+from threed_gen.training.run_config import (
+    RunConfig,
+    SSDiTRun,
+    SSVAERun,
+    StructureDiTRun,
+    StructureVAERun,
+    load_run_config,
+)
 
 Rows = list[tuple[str, str]]
 
@@ -58,6 +68,10 @@ def _model(config: RunConfig) -> nn.Module:
     with torch.device("meta"):
         if isinstance(config, SSDiTRun):
             return SSDiT(config.model)
+        if isinstance(config, StructureDiTRun):
+            return StructureDiT(config.model)
+        if isinstance(config, StructureVAERun):
+            return StructureVAE(config.model)
         assert isinstance(config, SSVAERun), config.task
         return SSVAE(config.model)
 
@@ -65,7 +79,8 @@ def _model(config: RunConfig) -> nn.Module:
 def _of_task(config: RunConfig, parameters: int) -> Rows:
     if not isinstance(config, SSDiTRun):
         gib = parameters * 20 / 2**30
-        return [("weights + AdamW + EMA", f"{gib:.2f} GiB in fp32, gradients too")]
+        memory = ("weights + AdamW + EMA", f"{gib:.2f} GiB in fp32, gradients too")
+        return [*_of_structure(config), memory]
     latents, condition = config.latents, config.condition
     encoder = condition.source if condition.encoder == "dinov2" else "built-in patches, trained"
     tokens, samples = micro_batch(config, 8)
@@ -76,6 +91,25 @@ def _of_task(config: RunConfig, parameters: int) -> Rows:
         ("micro-batch on 1 of 8 GPUs", f"{samples} samples, {tokens:,} tokens"),
         ("expected on 1 GPU", expected_memory(config, 1).told()),
         ("expected on each of 8 GPUs", expected_memory(config, 8).told()),
+    ]
+
+
+def _of_structure(config: RunConfig) -> Rows:
+    """The grids of the structure stage; no row for other tasks."""
+    if isinstance(config, StructureVAERun):
+        cells = [resolution // BRICK for resolution in config.data.resolutions]
+        factor = config.model.factor
+        return [
+            ("cells", ", ".join(f"{n}³" for n in cells)),
+            ("latent", ", ".join(f"{n // factor}³" for n in cells)),
+        ]
+    if not isinstance(config, StructureDiTRun):
+        return []
+    model, run = config.model, config.structure.run
+    return [
+        ("cells", f"{config.grid}³"),
+        ("denoises", f"latents of {run}" if run else "occupancy itself"),
+        ("tokens", f"{model.tokens:,} of {model.patch}³ cells of {model.grid}³"),
     ]
 
 

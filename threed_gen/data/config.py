@@ -17,7 +17,8 @@ class ProceduralConfig(Config):
     count: int = Field(default=16, ge=1)  # shapes; they cycle through the families
     seed: int = 0
     views: int = Field(default=8, ge=1)  # pictures of each, for tasks that look at pictures …
-    view_size: int = Field(default=128, ge=8)  # … and their side in pixels
+    view_size: int = Field(default=128, ge=8)  # … their side in pixels …
+    view_law: Literal["paper", "trellis"] = "trellis"  # … and where the cameras stand
 
 
 class FilterConfig(Config):

@@ -6,7 +6,6 @@ bits. So a latent is the same whether it was stored or not, and whoever encodes 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -36,6 +35,7 @@ from threed_gen.errors import UserError
 from threed_gen.files import file_sha256
 from threed_gen.geometry.sparse_sdf import SparseSDF
 from threed_gen.models.ss_vae import SSVAE
+from threed_gen.models.weights import weights_sha256
 from threed_gen.training.load import load_vae
 
 
@@ -210,12 +210,3 @@ def steady_arithmetic() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushed)
-
-
-def weights_sha256(model: SSVAE) -> str:
-    """Of all weights by name, type and shape; the same however they were stored."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -32,7 +32,8 @@ def load_initial(module: nn.Module, init: InitFrom) -> list[str]:
         found, source = weights_of(checkpoint, init.weights), f"{checkpoint.path} ({init.weights})"
     else:
         found, source = _named_like(module, read_weights_file(path)), str(path)
-    own = module.state_dict()
+    constants = {name for name, _ in module.named_buffers()}  # checkpoints hold parameters alone
+    own = {n: v for n, v in module.state_dict().items() if n in found or n not in constants}
     problems = mismatches(own, found)
     if problems and not init.partial:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

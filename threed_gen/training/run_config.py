@@ -18,9 +18,12 @@ from threed_gen.data.latents.config import LatentsConfig
 from threed_gen.errors import UserError
 from threed_gen.flow.sampler import SamplerConfig
 from threed_gen.flow.times import TimeDensityConfig
+from threed_gen.geometry.sparse_sdf import BRICK
 from threed_gen.models.conditioning.config import ConditionConfig
 from threed_gen.models.ss_dit import SSDiTConfig
 from threed_gen.models.ss_vae import SSVAEConfig
+from threed_gen.models.structure_dit import StructureDiTConfig
+from threed_gen.models.structure_vae import StructureVAEConfig
 
 
 class LossConfig(Config):
@@ -128,18 +131,111 @@ class FlowValidationConfig(ValidationConfig):
     sampler: SamplerConfig = SamplerConfig()
 
 
+class StructureLink(Config):
+    """The structure stage that goes with an SS-DiT: `generate` asks it where the cells lie."""
+
+    run: str  # run directory of a trained structure DiT
+    weights: Literal["ema", "model"] = "ema"  # of `run`: the moving average, or the raw weights
+
+
 class SSDiTRun(RunConfig):
     """Training an SS-DiT on the latents of a trained SS-VAE."""
 
     task: Literal["ss_dit"]
     model: SSDiTConfig = SSDiTConfig()
     latents: LatentsConfig
+    structure: StructureLink | None = None  # not trained with, remembered in sources.json
     condition: ConditionConfig = ConditionConfig()
     flow: FlowConfig = FlowConfig()
     validation: FlowValidationConfig = FlowValidationConfig()
 
 
-RUNS: dict[str, type[RunConfig]] = {"ss_vae": SSVAERun, "ss_dit": SSDiTRun}
+class StructureLossConfig(Config):
+    """Weights of the structure VAE's loss terms: unpublished; in TRELLIS dice 1 and KL 1e-3."""
+
+    bce: float = Field(default=1.0, ge=0)  # mean cross-entropy over all cells
+    dice: float = Field(default=1.0, ge=0)  # says more of the few cells that exist
+    kl: float = Field(default=1e-3, ge=0)
+
+
+class StructureVAERun(RunConfig):
+    """Training a structure VAE on the dense occupancy of latent cells."""
+
+    task: Literal["structure_vae"]
+    model: StructureVAEConfig = StructureVAEConfig()
+    loss: StructureLossConfig = StructureLossConfig()
+    threshold: float = Field(default=0.1, gt=0, lt=1)  # of a cell's probability; released: 0.1
+
+    @model_validator(mode="after")
+    def _grids_fit(self) -> StructureVAERun:
+        for resolution in self.data.resolutions:
+            if resolution // BRICK % self.model.factor:
+                raise ValueError(
+                    f"data.resolutions: {resolution} has {resolution // BRICK} latent cells per "
+                    f"axis, which must be a multiple of {self.model.factor}"
+                )
+        return self
+
+
+class StructureConfig(Config):
+    """What a structure DiT denoises: latents of a structure VAE, or occupancy itself as ±scale."""
+
+    run: str | None = None  # run directory of the trained structure VAE; None: occupancy itself
+    weights: Literal["ema", "model"] = "ema"  # of `run`: the moving average, or the raw weights
+    draw: Literal["mode", "sample"] = "mode"  # x0: the posterior's mean, or a fresh draw each step
+    measure: int = Field(default=2000, ge=1)  # samples for the latents' statistics, evenly chosen
+    normalise: bool = True  # by those statistics; false: latents as they are, as released
+    scale: float = Field(default=1.0, gt=0)  # without `run`
+    # A cell exists from this probability on (released: 0.1, so that few are missed); without `run`
+    # of (x / scale + 1) / 2.
+    threshold: float = Field(default=0.1, gt=0, lt=1)
+
+
+class StructureValidationConfig(FlowValidationConfig):
+    """As that of an SS-DiT; samples as the released dense stage does: shift 6, guidance 7."""
+
+    sampler: SamplerConfig = SamplerConfig(steps=50)
+
+
+class StructureDiTRun(RunConfig):
+    """Training a structure DiT: from a picture or caption to the latent cells that exist."""
+
+    task: Literal["structure_dit"]
+    model: StructureDiTConfig = StructureDiTConfig()
+    structure: StructureConfig = StructureConfig()
+    condition: ConditionConfig = ConditionConfig()
+    flow: FlowConfig = FlowConfig()
+    validation: StructureValidationConfig = StructureValidationConfig()
+
+    @model_validator(mode="after")
+    def _grids_fit(self) -> StructureDiTRun:
+        if len(self.data.resolutions) != 1:
+            raise ValueError("data.resolutions: a structure DiT has one grid; give one resolution")
+        cells = self.grid
+        if self.structure.run is None and self.model.latent_channels != 1:
+            raise ValueError(
+                "model.latent_channels: occupancy has 1; set it, or give structure.run, the run "
+                "directory of a trained structure VAE"
+            )
+        if self.structure.run is None and self.model.grid != cells:
+            raise ValueError(
+                f"model.grid: is {self.model.grid}, but resolution {self.data.resolutions[0]} has "
+                f"{cells} latent cells per axis; set it to {cells}"
+            )
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Latent cells along an axis."""
+        return self.data.resolutions[0] // BRICK
+
+
+RUNS: dict[str, type[RunConfig]] = {
+    "ss_vae": SSVAERun,
+    "ss_dit": SSDiTRun,
+    "structure_vae": StructureVAERun,
+    "structure_dit": StructureDiTRun,
+}
 
 
 def load_run_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

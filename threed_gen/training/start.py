@@ -25,7 +25,13 @@ from threed_gen.training.engine import start_process_group, stop_process_group
 from threed_gen.training.init_from import load_initial
 from threed_gen.training.loader import set_threads
 from threed_gen.training.master import parameter_shapes
-from threed_gen.training.run_config import RunConfig, SSDiTRun, load_run_config
+from threed_gen.training.run_config import (
+    RunConfig,
+    SSDiTRun,
+    StructureDiTRun,
+    StructureVAERun,
+    load_run_config,
+)
 from threed_gen.training.run_dir import RunDir, RunLock
 from threed_gen.training.tasks.base import Task
 from threed_gen.training.together import everywhere, on_rank_zero
@@ -131,11 +137,12 @@ def _build(
 
 def _views(config: RunConfig) -> ViewParams | None:
     """The pictures that procedural shapes need for this task."""
-    if not isinstance(config, SSDiTRun) or config.data.path is not None:
+    if not isinstance(config, SSDiTRun | StructureDiTRun) or config.data.path is not None:
         return None
     from threed_gen.data.views.params import ViewParams  # brings the renderer
 
-    return ViewParams(count=config.data.procedural.views, size=config.data.procedural.view_size)
+    asked = config.data.procedural
+    return ViewParams(asked.views, asked.view_law, asked.view_size)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -144,6 +151,14 @@ def task_of(config: RunConfig) -> Task:
         from threed_gen.training.tasks.ss_dit import SSDiTTask
 
         return SSDiTTask(config)
+    if isinstance(config, StructureDiTRun):
+        from threed_gen.training.tasks.structure_dit import StructureDiTTask
+
+        return StructureDiTTask(config)
+    if isinstance(config, StructureVAERun):
+        from threed_gen.training.tasks.structure_vae import StructureVAETask
+
+        return StructureVAETask(config)
     from threed_gen.training.tasks.ss_vae import SSVAETask
 
     return SSVAETask(config)

@@ -16,6 +16,7 @@ class LatentsConfig(Config):
     run: str | None = None  # run directory of the trained SS-VAE; also decodes previews
     weights: Literal["ema", "model"] = "ema"  # of `run`: the moving average, or the raw weights
     draw: Literal["mode", "sample"] = "mode"  # x0: the posterior's mean, or a fresh draw each step
+    normalise: bool = True  # x0 = (z - mean) / std of each channel; false: z itself, as released
 
     @model_validator(mode="after")
     def _comes_from_somewhere(self) -> LatentsConfig:

@@ -118,6 +118,16 @@ class LatentStatistics:
             tuple(int(channel) for channel in np.nonzero(dead)[0]),
         )
 
+    @staticmethod
+    def plain(channels: int, draw: Draw = "mode") -> LatentStatistics:
+        """Those that change nothing, x0 = z: measured over no tokens."""
+        return LatentStatistics(0, np.zeros(channels), np.ones(channels), draw)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether x0 = z."""
+        return not self.mean.any() and bool((self.std == 1).all())
+
     @property
     def channels(self) -> int:
         """C."""

@@ -1,8 +1,8 @@
-"""Where an SS-DiT's run gets its latents, and the SS-VAE that it remembers.
+"""Where an SS-DiT's run gets its latents, and what it remembers: `sources.json`.
 
-`sources.json` in the run directory says which SS-VAE the run began with (its weights by sha256),
-and the latents' statistics where they were measured on the fly. A resumed run reads it, so that it
-goes on with the same numbers, or says what has changed.
+It says which SS-VAE the run began with (its weights by sha256), by which statistics its latents are
+normalised, and which structure stage goes with it. A resumed run reads it, so that it goes on with
+the same numbers, or says what has changed; `generate` needs nothing else to find its way.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from threed_gen.data.latents.statistics import LatentStatistics
 from threed_gen.errors import UserError
 from threed_gen.files import write_json
 from threed_gen.models.ss_vae import SSVAE
+from threed_gen.models.weights import state_sha256
 from threed_gen.training.encode import EncodedLatents, FrozenVAE
-from threed_gen.training.run_config import SSDiTRun
+from threed_gen.training.load import newest_of, weights_of
+from threed_gen.training.run_config import SSDiTRun, StructureLink
 
 SOURCES = "sources.json"
 SHOWN = 5  # names of samples without a latent
@@ -66,16 +68,25 @@ def remember(config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset, run: 
     """
     path = run / SOURCES
     now: dict[str, Any] = {"ss_vae": _described(config, vae, dataset)}
+    if config.structure is not None:
+        now["structure"] = _structure(config.structure)
     if path.is_file():
         before = _read(path)
-        _same_vae(before["ss_vae"], now["ss_vae"], path)
+        _same(before["ss_vae"], now["ss_vae"], "SS-VAE", path)
+        if "structure" in before or "structure" in now:
+            _same(before.get("structure", {}), now.get("structure", {}), "structure stage", path)
         return
-    if config.latents.path is None:
+    if config.latents.path is not None:
+        now["statistics"] = _cached(config, dataset).statistics.to_json()
+    else:
         assert vae is not None
         measured = EncodedLatents(
             vae, dataset, config.data.resolutions, config.latents.draw, config.data.on_bad_sample
         )
         now |= {"statistics": measured.statistics.to_json(), "missing": dict(measured.missing)}
+    if not config.latents.normalise:
+        channels = len(now["statistics"]["mean"])
+        now["statistics"] = LatentStatistics.plain(channels, config.latents.draw).to_json()
     write_json(path, now)
 
 
@@ -83,16 +94,16 @@ def open_latents(
     config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset, run: Path
 ) -> Latents:
     """The source of a run's latents over `dataset`, after `remember`; on every rank."""
-    if config.latents.path is not None:
-        return _opened(_cached(config, dataset), vae)
-    assert vae is not None
     path = run / SOURCES
     known = _read(path)
     try:
         statistics = LatentStatistics.from_json(known["statistics"])
-        missing = {str(name): str(why) for name, why in known["missing"].items()}
+        missing = {str(name): str(why) for name, why in known.get("missing", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise UserError(f"{path}: damaged ({type(err).__name__}: {err}); {_cure()}") from err
+    if config.latents.path is not None:
+        return _opened(_cached(config, dataset, statistics), vae)
+    assert vae is not None
     source = EncodedLatents(
         vae, dataset, config.data.resolutions, config.latents.draw,
         config.data.on_bad_sample, statistics, missing,
@@ -132,11 +143,27 @@ def frozen_vae(config: SSDiTRun) -> FrozenVAE | None:
     return None if run is None else FrozenVAE(Path(run), config.latents.weights)
 
 
-def _cached(config: SSDiTRun, dataset: SDFDataset) -> CachedLatents:
+def _cached(
+    config: SSDiTRun, dataset: SDFDataset, statistics: LatentStatistics | None = None
+) -> CachedLatents:
+    """`statistics`: those that the run remembers; None: those of the folder."""
     assert config.latents.path is not None
-    return CachedLatents(
+    found = CachedLatents(
         Path(config.latents.path), dataset, config.latents.draw, config.data.resolutions
     )
+    found.statistics = statistics or found.statistics
+    return found
+
+
+def _structure(link: StructureLink) -> dict[str, Any]:
+    """What is remembered of a structure stage; UserError if it is none."""
+    config, checkpoint = newest_of(Path(link.run))
+    if config.task != "structure_dit":
+        raise UserError(
+            f"structure.run: {link.run} is a run of task {config.task}; give one of structure_dit"
+        )
+    sha256 = state_sha256(weights_of(checkpoint, link.weights))
+    return {"run": link.run, "weights": link.weights, "step": checkpoint.step, "sha256": sha256}
 
 
 def _described(config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset) -> dict[str, Any]:
@@ -157,10 +184,10 @@ def _described(config: SSDiTRun, vae: FrozenVAE | None, dataset: SDFDataset) -> 
             "sha256": vae.weights_sha256}  # fmt: skip
 
 
-def _same_vae(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], what: str, path: Path) -> None:
     if before.get("sha256") != now.get("sha256"):
         raise UserError(
-            f"{path}: this run began with step {before.get('step')} of the SS-VAE "
+            f"{path}: this run began with step {before.get('step')} of the {what} "
             f"{before.get('run')}, which is at step {now.get('step')} now; put that checkpoint "
             "back, or begin a new run"
         )
