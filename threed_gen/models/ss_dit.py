@@ -29,6 +29,7 @@ from threed_gen.models.layers.spatial_sparse_attention import SpatialSparseAtten
 from threed_gen.sparse.cells import prepare_cells
 from threed_gen.sparse.conv import Backend as ConvBackend
 from threed_gen.sparse.norm import segment_plan
+from threed_gen.sparse.pool import Pooling
 from threed_gen.sparse.sparse_tensor import SparseTensor
 from threed_gen.sparse.voxel_grid import VoxelGrid
 
@@ -55,6 +56,7 @@ class SSDiTConfig(Config):
     qk_norm: bool = False  # in self- and cross-attention
     fused_modulation: bool = False  # the same function with half the memory around the norms
     position_factor: float | None = None  # None: 64 / latent resolution; released: 1.0 and 0.5
+    pooling: Pooling = "mean"  # released: divides by one more than a cell has tokens
     time_scale: float = 1000.0  # t in [0, 1] times this goes into the embedding
     checkpoint: Literal["none", "blocks"] = "none"  # recompute activations in backward
     checkpoint_budget: int | None = None  # bytes of activations; None: recompute every block
@@ -253,6 +255,7 @@ def _block(config: SSDiTConfig, context_channels: int) -> DiTBlock:
         config.channels, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim,
         top_k=config.top_k, cell=config.cell, compression=config.compression,
         qk_norm=config.qk_norm, backend=config.backend, conv_backend=config.conv_backend,
+        pooling=config.pooling,
     )  # fmt: skip
     cross = CrossAttention(
         config.channels, context_channels, config.heads, config.head_dim, config.qk_norm

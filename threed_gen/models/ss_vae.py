@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from threed_gen.config import Config
-from threed_gen.models.chunked_decode import chunked_tail
-from threed_gen.models.layers.position import grid_position_embedding
+from threed_gen.models.chunked_decode import chunked_tail, row_slices, through_windows
+from threed_gen.models.layers.position import grid_position_embedding, position_embedding
 from threed_gen.models.layers.resolution import DownBlock, UpBlock
 from threed_gen.models.layers.window_transformer import WindowTransformerBlock, plain_layer_norm
 from threed_gen.models.posterior import Posterior
 from threed_gen.sparse.conv import Backend, SubmanifoldConv3d, folded_tables
 from threed_gen.sparse.norm import segment_plan
+from threed_gen.sparse.pool import Pooling
 from threed_gen.sparse.sparse_tensor import SparseTensor
 from threed_gen.sparse.voxel_grid import VoxelGrid
 
@@ -44,6 +45,7 @@ class SSVAEConfig(Config):
     mlp_ratio: float = 4.0
     norm_groups: int = 32  # never more than there are channels
     position_factor: float | None = None  # None: 512 / R
+    pooling: Pooling = "mean"  # released: divides by one more than there are children
     mean_head_init: Literal["zero", "xavier"] = "zero"  # released: zero; learns, but late
     initial_logvar: float = 0.0  # released: 0
     output_init: Literal["zero", "xavier"] = "zero"  # last decoder layer; released: zero
@@ -92,8 +94,8 @@ class SSVAE(nn.Module):
         """ŝ in (-1, 1) of all 512 voxels of every latent cell; z.feats [M, L] -> [512·M, 1].
 
         Rows come in canonical order: by sample, brick (lexicographic), then `RASTER_TO_CANONICAL`.
-        chunk: decode cubes of that many latent cells per edge one after the other, to bound
-        memory; the same result, without gradients.
+        chunk: decode cubes of that many latent cells per edge one after the other, and windows of
+        the transformer in groups, to bound memory; the same result, without gradients.
         """
         out: SparseTensor = self.decoder(z, chunk=chunk)
         return out
@@ -129,7 +131,7 @@ class Encoder(nn.Module):
         widths = config.encoder_widths
         self.input_layer1 = nn.Linear(1, widths[0])
         self.downsample = nn.ModuleList(
-            DownBlock(narrow, wide, config.norm_groups, config.conv_backend)
+            DownBlock(narrow, wide, config.norm_groups, config.conv_backend, config.pooling)
             for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
         )
         self.input_layer = nn.Linear(widths[-1], widths[-1])
@@ -176,7 +178,7 @@ class Decoder(nn.Module):
         if chunk is None:
             return self.tail(self.mix(z))
         with torch.no_grad():
-            return chunked_tail(self.mix(z), self.tail, chunk)
+            return chunked_tail(self.mix_in_pieces(z), self.tail, chunk)
 
     def mix(self, z: SparseTensor) -> SparseTensor:
         """The transformer: latents [M, L] -> features [M, widths[0]]."""
@@ -184,6 +186,21 @@ class Decoder(nn.Module):
         h = _add_position(h, self.config)
         for block in self.blocks:
             h = _run(block, h, self.config)
+        return h
+
+    def mix_in_pieces(self, z: SparseTensor) -> SparseTensor:
+        """`mix` with one copy of the features of all cells and no more; without gradients."""
+        grid, width = z.grid, self.config.decoder_widths[0]
+        factor = _position_factor(grid, self.config)
+        feats = self.input_layer(_enter(z.feats[:0], self.input_layer))  # tells the precision
+        h = SparseTensor(feats.new_empty(grid.num_voxels, width), grid)
+        for rows in row_slices(grid.num_voxels):
+            part = self.input_layer(_enter(z.feats[rows], self.input_layer))
+            place = position_embedding(grid.coords[rows, 1:], width, factor)
+            h.feats[rows] = part + place.to(part.dtype)
+        for block in self.blocks:
+            assert isinstance(block, WindowTransformerBlock)
+            through_windows(h, block, block.attn.size, block.attn.shift)
         return h
 
     def tail(self, h: SparseTensor) -> SparseTensor:
@@ -203,11 +220,15 @@ def _transformer(width: int, depth: int, config: SSVAEConfig) -> nn.ModuleList:
 
 
 def _add_position(h: SparseTensor, config: SSVAEConfig) -> SparseTensor:
-    factor = config.position_factor
-    if factor is None:
-        factor = PAPER_RESOLUTION / (h.grid.resolution << LEVELS)
+    factor = _position_factor(h.grid, config)
     table = grid_position_embedding(h.grid, h.feats.shape[1], factor)
     return h.replace(h.feats + table.to(h.feats.dtype))
+
+
+def _position_factor(latent: VoxelGrid, config: SSVAEConfig) -> float:
+    if config.position_factor is not None:
+        return config.position_factor
+    return PAPER_RESOLUTION / (latent.resolution << LEVELS)
 
 
 def _run(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from threed_gen.sparse.conv import Backend, SubmanifoldConv3d
 from threed_gen.sparse.norm import SampleGroupNorm
-from threed_gen.sparse.pool import mean_pool
+from threed_gen.sparse.pool import Pooling, mean_pool
 from threed_gen.sparse.sparse_tensor import SparseTensor
 
 
@@ -58,9 +58,11 @@ class DownBlock(nn.Module):
     """norm, SiLU, pool, conv, norm, SiLU, conv; plus the pooled input through a 1³ convolution."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, norm_groups: int, backend: Backend
-    ) -> None:
+        self, in_channels: int, out_channels: int, norm_groups: int, backend: Backend,
+        pooling: Pooling = "mean",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.pooling: Pooling = pooling
         self.act_layers = nn.ModuleList([_norm(norm_groups, in_channels), nn.SiLU()])
         self.out_layers = nn.ModuleList(
             [
@@ -74,10 +76,10 @@ class DownBlock(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         h: SparseTensor = self.act_layers[0](x)
-        h = mean_pool(h.replace(F.silu(h.feats)))
+        h = mean_pool(h.replace(F.silu(h.feats)), self.pooling)
         h = self.out_layers[1](self.out_layers[0](h))
         h = self.out_layers[3](h.replace(F.silu(h.feats)))
-        return h.replace(h.feats + self.skip_connection(mean_pool(x).feats))
+        return h.replace(h.feats + self.skip_connection(mean_pool(x, self.pooling).feats))
 
 
 class UpBlock(nn.Module):

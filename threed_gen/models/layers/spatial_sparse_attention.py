@@ -16,6 +16,7 @@ from kernels.ssa.attention import Backend
 from threed_gen.models.layers.cell_compression import Compression, make_compression
 from threed_gen.models.layers.head_norm import HeadRMSNorm
 from threed_gen.sparse.conv import Backend as ConvBackend
+from threed_gen.sparse.pool import Pooling
 from threed_gen.sparse.sparse_tensor import SparseTensor
 
 
@@ -27,7 +28,8 @@ class SpatialSparseAttention(nn.Module):
     compression cell, 4 or 8. compression: "linear" (released models 1.1, with cell 8) or "residual"
     (models 1.0, with cell 4). qk_norm: RMS norm of every head of queries and keys before anything
     else sees them (not in the released models). backend: of `spatial_sparse_attention`;
-    conv_backend: of the convolutions in "residual".
+    conv_backend: of the convolutions in "residual". pooling: of compression cells, see
+    `sparse.pool`.
 
     Initialised as the official code: linear layers Xavier-uniform, the position table zero,
     convolutions uniform within ±1/sqrt(taps·channels).
@@ -36,7 +38,7 @@ class SpatialSparseAttention(nn.Module):
     def __init__(
         self, channels: int, *, heads: int, kv_heads: int, head_dim: int, top_k: int, cell: int,
         compression: Compression = "linear", qk_norm: bool = False, backend: Backend = "auto",
-        conv_backend: ConvBackend = "auto",
+        conv_backend: ConvBackend = "auto", pooling: Pooling = "mean",
     ) -> None:  # fmt: skip
         super().__init__()
         if kv_heads < 1 or heads % kv_heads:
@@ -51,8 +53,8 @@ class SpatialSparseAttention(nn.Module):
         self.proj_o = nn.Linear(heads * head_dim, channels, bias=False)
         self.gate = nn.Sequential(gate, nn.Sigmoid())
         self.intra_block_pe = nn.Parameter(torch.zeros(cell, cell, cell, shared))
-        self.compression_key = make_compression(compression, shared, conv_backend)
-        self.compression_value = make_compression(compression, shared, conv_backend)
+        self.compression_key = make_compression(compression, shared, conv_backend, pooling)
+        self.compression_value = make_compression(compression, shared, conv_backend, pooling)
         self.q_rms_norm = HeadRMSNorm(heads, head_dim) if qk_norm else nn.Identity()
         self.k_rms_norm = HeadRMSNorm(kv_heads, head_dim) if qk_norm else nn.Identity()
         for layer in (self.proj_q, self.proj_k, self.proj_v, self.proj_o, gate):
