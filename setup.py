@@ -20,6 +20,7 @@ REQUIRES = [
     "triton>=3.6,<3.10; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorboard>=2.16",
     "safetensors>=0.5",
+    "huggingface_hub>=0.30,<3",
     "transformers>=4.48,<6",  # DINOv2 with registers; CLIP and T5 for captions
     # geometry
     "numpy>=1.26,<3",
@@ -29,6 +30,7 @@ REQUIRES = [
     "libigl>=2.6,<2.7",
     "warp-lang==1.19.*",
     "pillow>=10.1",
+    "fast-simplification>=0.1.9,<0.3",
     # storage, configuration, terminal
     "zstandard>=0.22",
     "pydantic>=2.7,<3",
@@ -45,6 +47,7 @@ OBJAVERSE = ["objaverse==0.1.7"]  # brings pandas, pyarrow, requests, fsspec, lo
 
 EXTRAS = {
     "parquet": PARQUET,  # manifests as Parquet files
+    "background": ["rembg[cpu]>=2.0.60,<3"],  # `generate --background remove`
     "objaverse": OBJAVERSE,  # `prepare objaverse:…`
     # spconv: take exactly one (they all provide the module `spconv`).
     "cu120": ["spconv-cu120==2.3.6"],  # Python <= 3.11

@@ -10,6 +10,7 @@ from scipy import stats
 from tests.flow.fields import Recorder, draws
 from threed_gen.flow.guidance import (
     GuidanceConfig,
+    Pair,
     draw_dropped,
     drop_condition,
     guided_velocity,
@@ -111,3 +112,28 @@ def test_dropped_samples_get_zeros() -> None:
     tokens[2:4] = 5.0
     null = drop_condition(tokens, [2, 2, 0, 2], torch.tensor([True, False, True, True]))
     assert null.tolist() == [[0, 0]] * 2 + [[5, 5]] * 2 + [[0, 0]] * 2
+
+
+def test_one_pass_asks_once_for_both() -> None:
+    """All samples with the condition first; the same velocity as two calls."""
+    seen = []
+
+    def both(x: torch.Tensor, t: torch.Tensor, condition: float) -> torch.Tensor:
+        seen.append((x.shape, t.tolist(), condition))
+        return torch.cat([torch.full((5, 2), CONDITION), torch.full((5, 2), NULL)])
+
+    model, guidance = Recorder(), GuidanceConfig(scale=7.0)
+    v = guided_velocity(
+        model, torch.zeros(5, 2), 0.5, 3, CONDITION, NULL, guidance, Pair(both, 9.0)
+    )
+    assert seen == [((10, 2), [0.5] * 6, 9.0)] and not model.calls
+    assert v.tolist() == [[15.0, 15.0]] * 5
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_one_pass_is_not_asked_where_one_flow_will_do(scale: float) -> None:
+    model = Recorder()
+    pair = Pair(lambda x, t, c: pytest.fail("asked for both"), 0.0)
+    guidance = GuidanceConfig(scale=scale)
+    guided_velocity(model, torch.zeros(1, 1), 0.5, 1, CONDITION, NULL, guidance, pair)
+    assert len(model.calls) == 1

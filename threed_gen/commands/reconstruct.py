@@ -1,4 +1,7 @@
-"""`threed-gen reconstruct MESH… --run RUN --out DIR`: meshes through a trained SS-VAE and back."""
+"""`threed-gen reconstruct MESH… --run RUN --out DIR`: meshes through a trained SS-VAE and back.
+
+A reconstruction has the frame of its mesh, and all of its surface: what is hollow stays hollow.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from pathlib import Path
 from threed_gen.console import Progress, table
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.evaluation.evaluate import Shape, file_stem, judge
+from threed_gen.generation.mesh_file import write_mesh
+from threed_gen.generation.pipeline import CHUNK
 from threed_gen.generation.reconstruct import reconstruct
 from threed_gen.geometry.mesh import MeshError
-from threed_gen.geometry.mesh_io import load_mesh, save_mesh
+from threed_gen.geometry.mesh_io import load_mesh
 from threed_gen.geometry.narrow_band import build_sparse_sdf
 from threed_gen.training.load import LoadedRun, load_run
 
@@ -23,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     rows, problems, taken = [], [], set[str]()
     with Progress(len(args.meshes), "reconstructing", "mesh") as bar:
         for path in args.meshes:
-            target = args.out / f"{file_stem(path.stem, taken)}.ply"
+            target = args.out / f"{file_stem(path.stem, taken)}.{args.format}"
             try:
                 rows.append(one(path, target, loaded))
             except MeshError as err:
@@ -43,9 +48,11 @@ def one(path: Path, target: Path, loaded: LoadedRun) -> tuple[str, str, str, str
     data = loaded.config.data
     source = load_mesh(path)
     truth = build_sparse_sdf(source, max(data.resolutions), data.tau)
-    predicted = reconstruct(loaded.model, truth, loaded.device)
+    predicted = reconstruct(loaded.model, truth, loaded.device, CHUNK)
     judged = judge(Shape(path.stem, truth, predicted))
-    save_mesh(judged.reconstruction, target)
+    if not len(judged.reconstruction.faces):
+        raise MeshError(f"{path}: the run's SS-VAE makes no surface of it", "no_faces")
+    write_mesh(judged.reconstruction, target)
     numbers = [judged.metrics[key] for key in ("iou", "error_voxels", "f@0.02")]
     iou, error, f_score = ("-" if n is None else f"{n:.3f}" for n in numbers)
     return path.name, iou, error, f_score, str(target)

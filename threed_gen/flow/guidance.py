@@ -6,11 +6,17 @@ w = 0 is the unconditional flow and w = 1 the conditional one; either costs one 
 all others two. Guidance is applied within an interval of times only (Kynkäänniemi et al. 2024);
 outside it the flow is the conditional one. Trellis' `cfg_strength` is w − 1. The released
 Direct3D-S2 pipeline takes w = 7 over all times; its guidance 0 means *conditional*, ours does not.
+
+Both flows can be asked for in two calls, one behind the other, as the released pipeline does, or in
+one call of twice the samples (`Pair`): the same numbers up to rounding, more memory, and less time
+where a call of one sample leaves a GPU half idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from pydantic import Field, model_validator
@@ -26,6 +32,7 @@ class GuidanceConfig(Config):
     scale: float = Field(default=7.0, ge=0)  # w; released: 7
     from_time: float = Field(default=0.0, ge=0, le=1)  # released: all times
     to_time: float = Field(default=1.0, ge=0, le=1)
+    one_pass: bool = False  # both flows in one call of 2B samples; released: two calls
 
     @model_validator(mode="after")
     def _interval_is_not_empty(self) -> GuidanceConfig:
@@ -38,6 +45,14 @@ class GuidanceConfig(Config):
         return self.scale if self.from_time <= t <= self.to_time else 1.0
 
 
+@dataclass(frozen=True)
+class Pair(Generic[C]):
+    """A model of twice the samples, and their conditions: all B with it, then all B without."""
+
+    model: Velocity[C]  # (x [2N, C], t [2B], condition) -> v [2N, C]
+    condition: C
+
+
 def guided_velocity(
     model: Velocity[C],
     x: Tensor,
@@ -46,6 +61,7 @@ def guided_velocity(
     condition: C,
     null_condition: C,
     guidance: GuidanceConfig,
+    pair: Pair[C] | None = None,
 ) -> Tensor:
     """The guided velocity of all samples at one time.
 
@@ -53,6 +69,7 @@ def guided_velocity(
         x: [N, C].
         batch_size: B, how many times the model is told `t`.
         null_condition: what the model saw in training where the condition was dropped.
+        pair: asks for both flows in one call; None: in two.
 
     Returns:
         [N, C], float32 (or float64): at w = 7 the difference of two bf16 results is no longer
@@ -64,10 +81,14 @@ def guided_velocity(
         return wide(model(x, times, condition))
     if scale == 0:
         return wide(model(x, times, null_condition))
-    # Two calls one behind the other and in this order, as released: half the memory of one call
-    # with both conditions, and the tables of the grid serve both.
-    conditional = wide(model(x, times, condition))
-    unconditional = wide(model(x, times, null_condition))
+    if pair is not None:
+        both = wide(pair.model(torch.cat([x, x]), times.repeat(2), pair.condition))
+        conditional, unconditional = both.split(len(x))
+    else:
+        # One behind the other and in this order, as released: half the memory of one call with
+        # both conditions, and the tables of the grid serve both.
+        conditional = wide(model(x, times, condition))
+        unconditional = wide(model(x, times, null_condition))
     return unconditional + scale * (conditional - unconditional)
 
 

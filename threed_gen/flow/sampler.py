@@ -9,6 +9,7 @@ noise) whatever the model computes in; the released pipeline rounds it to fp16 a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from threed_gen.config import Config
-from threed_gen.flow.guidance import GuidanceConfig, guided_velocity
+from threed_gen.flow.guidance import GuidanceConfig, Pair, guided_velocity
 from threed_gen.flow.path import C, Velocity, wide
 from threed_gen.flow.times import Spacing, sampling_times
 
@@ -41,6 +42,8 @@ def sample(
     condition: C,
     null_condition: C,
     config: SamplerConfig,
+    pair: Pair[C] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Follow the flow from noise to data, without gradients.
 
@@ -49,13 +52,17 @@ def sample(
         noise: x at t = 1, [N, C]; for equal samples on any machine draw it with `draw_noise`.
         batch_size: B, samples packed into N rows.
         null_condition: what guidance leads away from; never shown to the model at guidance 1.
+        pair: where both flows are wanted, asks for them in one call.
+        on_step: called after every step.
 
     Returns:
         x at t = 0, [N, C], float32 (float64 for float64 noise).
     """
 
     def velocity(x: Tensor, t: float) -> Tensor:
-        return guided_velocity(model, x, t, batch_size, condition, null_condition, config.guidance)
+        return guided_velocity(
+            model, x, t, batch_size, condition, null_condition, config.guidance, pair
+        )
 
     times = sampling_times(config.steps, config.shift, config.spacing)
     x = wide(noise)
@@ -66,4 +73,6 @@ def sample(
                 ahead = x + (t_next - t) * slope
                 slope = (slope + velocity(ahead, t_next)) / 2
             x = x + (t_next - t) * slope
+            if on_step is not None:
+                on_step()
     return x

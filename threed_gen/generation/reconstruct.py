@@ -15,13 +15,17 @@ from threed_gen.models.ss_vae import SSVAE
 
 
 @torch.no_grad()
-def reconstruct(model: SSVAE, sdf: SparseSDF, device: torch.device | str) -> SparseSDF:
+def reconstruct(
+    model: SSVAE, sdf: SparseSDF, device: torch.device | str, chunk: int | None = None
+) -> SparseSDF:
     """Compress `sdf` and rebuild it.
 
     Args:
         model: on `device`; is put into eval mode for the call and given back as it was.
         sdf: a truncated field; its band voxels are the input, its bricks the latent tokens.
         device: where the model lives.
+        chunk: latent cells along the cubes that are decoded one after the other, so that memory
+            stays bounded; None: all at once.
 
     Returns:
         A field on the same bricks, resolution, τ and frame with the predicted ŝ of every voxel.
@@ -32,7 +36,7 @@ def reconstruct(model: SSVAE, sdf: SparseSDF, device: torch.device | str) -> Spa
     model.eval()
     try:
         inputs = collate([sdf]).to(torch.device(device)).inputs
-        decoded = model.decode(model.encode(inputs).mean)  # feats [512 · B, 1]
+        decoded = model.decode(model.encode(inputs).mean, chunk=chunk)  # feats [512 · B, 1]
     finally:
         model.train(was_training)
     return field_of(decoded.feats, sdf)
