@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.report.browser import PROGRAM, Browser
+from tests.report.test_step_meshes import run_with_samples
 from threed_gen.report.page import write_report
 
 pytestmark = [
@@ -157,3 +158,24 @@ def test_without_webgl_still_pictures_remain(page: Path, tmp_path: Path) -> None
         assert plain.evaluate("document.querySelector('.no-webgl').hidden") is False
         loaded = "[...document.querySelectorAll('.view img')].every((i) => i.naturalWidth > 100)"
         assert plain.wait_for(loaded)
+
+
+def test_the_slider_goes_through_the_training(browser: Browser, tmp_path: Path) -> None:
+    """The last one here: it takes the browser to another page."""
+    browser.complaints.clear()
+    page = write_report(run_with_samples(tmp_path / "run"))
+    browser.open(page)
+    browser.wait_for(f"{STATE} === 'ready 1'")
+    late = browser.evaluate(SUMS)
+    assert late[1] > late[0] > 0  # the sample is the larger ball
+    step = """(() => { const slider = document.querySelector(".steps input");
+      slider.value = VALUE; slider.dispatchEvent(new Event("input"));
+      return document.querySelector(".steps output").textContent; })()"""
+    assert browser.evaluate(step.replace("VALUE", "0")) == "step 10"
+    early = browser.evaluate(SUMS)
+    assert early == [late[0], 0]  # the truth stays; there was no surface yet
+    assert browser.evaluate("document.querySelectorAll('.view.bare').length") == 1
+    assert browser.evaluate(step.replace("VALUE", "1")) == "step 20"
+    assert browser.evaluate(SUMS) == late
+    browser.screenshot(tmp_path / "steps.png")
+    assert browser.complaints == []

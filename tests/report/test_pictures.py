@@ -54,4 +54,5 @@ def test_preview_files(tmp_path: Path) -> None:
     many = [(f"m{k}", EMPTY) for k in range(MOST_SHAPES + 5)]
     path = write_data_sheet(tmp_path, many, "note", size=32)
     assert path == tmp_path / "previews" / "data.png"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["data.png", "step_00000070.png"]
+    names = ["data.png", "step_00000070.npz", "step_00000070.png"]
+    assert sorted(p.name for p in path.parent.iterdir()) == names

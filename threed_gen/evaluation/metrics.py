@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 
-from threed_gen.evaluation.surface import closest, sample_surface, surface_of
+from threed_gen.evaluation.surface import Float, closest, sample_surface, surface_of
 from threed_gen.geometry.mesh import Mesh
 from threed_gen.geometry.sparse_sdf import SparseSDF
 
@@ -30,9 +30,11 @@ DEFAULT_SAMPLES = 200_000
 # What an empty prediction is charged: every distance is the diagonal of the box [-1, 1]³.
 WORST_DISTANCE = 2 * math.sqrt(3)
 # Metrics of which more is better; of all others (distances, errors, counts) less is.
+_MORE_IS_BETTER = ("nc", "nc_abs", *(f"f@{t:g}" for t in THRESHOLDS))
 HIGHER_IS_BETTER = frozenset(
-    {"iou", "sign_accuracy", "nc", "nc_abs", *(f"f@{t:g}" for t in THRESHOLDS)}
-)
+    {"iou", "viou", "roundtrip_iou", "precision", "recall", "sign_accuracy", *_MORE_IS_BETTER,
+     *(f"sharp_{k}" for k in _MORE_IS_BETTER)}
+)  # fmt: skip
 
 
 def mesh_metrics(
@@ -53,7 +55,7 @@ def mesh_metrics(
     Raises:
         ValueError: the truth has no surface; nothing can be said about it.
     """
-    center, scale = _unit_box(truth)
+    center, scale = unit_box(truth)
     real = surface_of(truth, center, scale)
     guess = surface_of(pred, center, scale)
     if guess.empty:
@@ -64,6 +66,16 @@ def mesh_metrics(
     d2, on_real = closest(guess_points, real)
     dot1 = np.einsum("nc,nc->n", real.normals[real_face], guess.normals[on_guess])
     dot2 = np.einsum("nc,nc->n", guess.normals[guess_face], real.normals[on_real])
+    return distance_metrics(d1, d2, dot1, dot2)
+
+
+def distance_metrics(d1: Float, d2: Float, dot1: Float, dot2: Float) -> dict[str, float]:
+    """The numbers of this file from distances and dot products of normals; no side is empty.
+
+    Args:
+        d1, dot1: [N] of the truth's samples, to the prediction.
+        d2, dot2: [M] of the prediction's samples, to the truth.
+    """
     result = {
         "cd_l1": float(d1.mean() + d2.mean()) / 2,
         "cd_l2": float(np.square(d1).mean() + np.square(d2).mean()),
@@ -71,8 +83,15 @@ def mesh_metrics(
         "nc_abs": float(np.abs(dot1).mean() + np.abs(dot2).mean()) / 2,
         "hd95": float(max(np.quantile(d1, 0.95), np.quantile(d2, 0.95))),
     }
+    return result | f_scores(d1, d2)
+
+
+def f_scores(d1: Float, d2: Float) -> dict[str, float]:
+    """F@t of every threshold: the harmonic mean of P(d2 < t) and R(d1 < t); 0 for an empty side."""
+    result = {}
     for threshold in THRESHOLDS:
-        precision, recall = float((d2 < threshold).mean()), float((d1 < threshold).mean())
+        precision = float((d2 < threshold).mean()) if len(d2) else 0.0
+        recall = float((d1 < threshold).mean()) if len(d1) else 0.0
         total = precision + recall
         result[f"f@{threshold:g}"] = 2 * precision * recall / total if total > 0 else 0.0
     return result
@@ -118,7 +137,7 @@ def field_metrics(pred: SparseSDF, truth: SparseSDF) -> dict[str, float]:
     }
 
 
-def _unit_box(truth: Mesh) -> tuple[np.ndarray, float]:
+def unit_box(truth: Mesh) -> tuple[Float, float]:
     """Centre of the true surface's box, and the factor that makes its longest side 2."""
     surface = surface_of(truth)
     if surface.empty:

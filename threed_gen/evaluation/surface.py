@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from threed_gen.geometry.mesh import Mesh
+from threed_gen.geometry.rays import RayMesh
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,16 @@ def closest(points: Float, surface: Surface) -> tuple[Float, Int]:
     """
     squared, face, _ = igl.point_mesh_squared_distance(points, surface.vertices, surface.faces)
     return np.sqrt(np.maximum(squared, 0.0)), np.asarray(face, np.int64)
+
+
+def seen_from_outside(surface: Surface, points: Float, face: Int) -> Bool:
+    """Which points [N] of `surface`, on faces [N], can be seen from outside: bool [N].
+
+    One of 64 rays spread over the sphere, each from the side of the face that it points to, has to
+    leave the surface. Rays are float32 in a cube around this surface; they only vote.
+    """
+    corners = surface.vertices[surface.faces]  # [F, 3, 3]
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    side = float((high - low).max())
+    rays = RayMesh((corners - low) / side)
+    return rays.sees_the_sky((points - low) / side, surface.normals[face])

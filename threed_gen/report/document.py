@@ -17,6 +17,10 @@ from pathlib import Path
 from threed_gen import __version__
 
 HERE = Path(__file__).resolve().parent
+# Of the page's content security policy. GLB files carry their textures inside; a browser reads
+# those by addresses that begin with `blob:` and lead nowhere.
+ALONE = "img-src data:"
+SERVED = "img-src data: blob:; connect-src 'self' blob:"
 Tile = tuple[str, str, str]  # the number, what it is, an aside
 
 
@@ -31,6 +35,7 @@ class Document:
     tiles: Sequence[Tile]  # plain text
     alerts: str
     sections: Mapping[str, str]  # by heading; empty ones are left out
+    fetches: bool = False  # whether it may ask the server that it came from, and only that one
 
     def html(self) -> str:
         """The page as text."""
@@ -40,6 +45,7 @@ class Document:
         return fill(
             (HERE / "template.html").read_text("utf-8"),
             {
+                "sources": SERVED if self.fetches else ALONE,
                 "title": escape(f"{self.name} · threed-gen"),
                 "kicker": escape(f"threed-gen · {self.kicker}"),
                 "name": escape(self.name),

@@ -59,7 +59,7 @@ for (const card of document.querySelectorAll(".chart-card")) {
   });
 }
 
-for (const scrub of document.querySelectorAll(".scrub")) {
+for (const scrub of document.querySelectorAll(".scrub:not(.steps)")) {
   const slider = scrub.querySelector("input");
   const pictures = [...scrub.querySelectorAll("img")];
   const show = () => {

@@ -17,6 +17,7 @@ from threed_gen.report.gallery import data_section, progress_section
 from threed_gen.report.header import alerts, badge, lead, tiles
 from threed_gen.report.run_data import RunData, read_run
 from threed_gen.report.shapes import shapes_section
+from threed_gen.report.steps import steps_section
 from threed_gen.report.tables import config_section, metrics_section
 
 
@@ -36,6 +37,7 @@ def write_report(run_dir: Path) -> Path:
 
 def report_html(run: RunData) -> str:
     """The page as text."""
+    samples = steps_section(run)  # first: what it could not read stands in the alerts
     return Document(
         name=run.name,
         kicker=str(run.config.get("task", "run")),
@@ -45,6 +47,7 @@ def report_html(run: RunData) -> str:
         alerts=alerts(run),
         sections={
             "Shapes": shapes_section(run),
+            "Samples": samples,
             "Metrics": metrics_section(run),
             "Curves": charts_section(run),
             "Progress": progress_section(run),

@@ -20,6 +20,7 @@ from threed_gen.files import atomic_file
 from threed_gen.geometry.mesh import Mesh
 from threed_gen.geometry.render.clay import CLAY, SLATE, Color, Frame, Image, frame_of, render
 from threed_gen.report.pictures import Row, contact_sheet, nothing, thumbnail
+from threed_gen.report.step_meshes import write_step_meshes
 
 MOST_SHAPES = 24  # on one sheet; more would be too small to see
 
@@ -39,7 +40,10 @@ class PreviewShape:
 def write_preview(
     run_dir: Path, step: int, shapes: Sequence[PreviewShape], size: int = 192
 ) -> Path:
-    """The panels of each shape after `step`; returns the picture's path."""
+    """The panels of each shape after `step`; returns the picture's path.
+
+    What was made of images is kept as small meshes too (step_meshes.py), for the page.
+    """
     rows = []
     for shape in shapes[:MOST_SHAPES]:
         surfaces = [content for _, content, truth in shape.panels if isinstance(content, Mesh)]
@@ -50,7 +54,14 @@ def write_preview(
     title = f"step {step:,}" + _left_out(len(shapes))
     across = _across(len(rows), max(len(headings), 1))
     sheet = contact_sheet(rows, headings, title, across)
+    if any(_made_of_an_image(shape) for shape in shapes):
+        write_step_meshes(run_dir, step, shapes)
     return _save(sheet, run_dir / "previews" / f"step_{step:08d}.png")
+
+
+def _made_of_an_image(shape: PreviewShape) -> bool:
+    surfaces = [truth for _, content, truth in shape.panels if isinstance(content, Mesh)]
+    return len(surfaces) < len(shape.panels) and not all(surfaces)
 
 
 def _panel(content: Content, truth: bool, frame: Frame | None, size: int) -> Image:

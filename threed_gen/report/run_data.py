@@ -31,6 +31,7 @@ class RunData:
     config: Record = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)  # against the parent config
     previews: list[tuple[int, Path]] = field(default_factory=list)  # by step
+    step_meshes: list[tuple[int, Path]] = field(default_factory=list)  # by step
     data_sheet: Path | None = None
     finished: bool = False
     notes: list[str] = field(default_factory=list)  # what could not be read
@@ -68,7 +69,8 @@ def read_run(root: Path) -> RunData:
         config_text=config_text,
         config=config if isinstance(config, dict) else {},
         changes=[line for line in changes.splitlines() if line.strip()],
-        previews=_previews(root / "previews"),
+        previews=_previews(root / "previews", ".png"),
+        step_meshes=_previews(root / "previews", ".npz"),
         data_sheet=data_sheet if data_sheet.is_file() else None,
         finished=(root / "finished.json").exists(),
         notes=notes,
@@ -132,9 +134,9 @@ def _lines(path: Path, notes: list[str], need_step: bool = True) -> list[Record]
     return [record for _, record in sorted({r["step"]: r for r in records}.items())]
 
 
-def _previews(folder: Path) -> list[tuple[int, Path]]:
+def _previews(folder: Path, suffix: str) -> list[tuple[int, Path]]:
     found = []
-    for path in folder.glob("step_*.png") if folder.is_dir() else ():
+    for path in folder.glob(f"step_*{suffix}") if folder.is_dir() else ():
         digits = path.stem.removeprefix("step_")
         if digits.isdigit():
             found.append((int(digits), path))

@@ -31,8 +31,8 @@ FACTS = (
 def shapes_section(run: RunData) -> str:
     """Pairs of orbitable meshes, or a line that says how to get them (an SS-VAE's alone)."""
     shapes = [shape for shape in run.evaluation.get("shapes") or [] if isinstance(shape, dict)]
-    if not shapes and run.config.get("task") == "ss_dit":
-        return ""  # what it makes stands under "Progress"
+    if not shapes and run.config.get("task", "ss_vae") != "ss_vae":
+        return ""  # what it makes stands under "Samples" and "Progress"
     if not shapes:
         command = escape(f"threed-gen evaluate {run.root}")
         return (
@@ -69,19 +69,27 @@ def _choose(shapes: list[Record]) -> list[Record]:
     return shapes[:FIRST_SHAPES] + rest[:WORST_SHAPES]
 
 
-def toolbar(looks: Sequence[tuple[str, str]]) -> str:
-    """Buttons that change how all meshes of the page are drawn; the viewer brings them to life."""
+def toolbar(looks: Sequence[tuple[str, str]], link: bool = False) -> str:
+    """Buttons that change how all meshes of the page are drawn; the viewer brings them to life.
+
+    The first look is the one to begin with; `link` offers one camera for all cards.
+    """
     buttons = "".join(
-        f'<button type="button" data-look="{key}" aria-pressed="{str(key == "clay").lower()}">'
+        f'<button type="button" data-look="{key}" aria-pressed="{str(number == 0).lower()}">'
         f"{title}</button>"
-        for key, title in looks
+        for number, (key, title) in enumerate(looks)
+    )
+    together = (
+        '<button type="button" class="plain" data-link aria-pressed="false">Turn all</button>'
+        if link
+        else ""
     )
     return (
         f'<div class="toolbar looks" hidden><span class="segments" role="group" '
         f'aria-label="material">'
         f"{buttons}</span>"
         '<button type="button" class="plain" data-spin aria-pressed="false">Spin</button>'
-        '<button type="button" class="plain" data-home>Reset view</button>'
+        f'{together}<button type="button" class="plain" data-home>Reset view</button>'
         f'<span class="scale">distance to the truth: 0 <i></i> {ERROR_SPAN:g} voxels</span></div>'
     )
 

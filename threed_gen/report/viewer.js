@@ -1,16 +1,19 @@
-// Pairs of meshes, truth beside reconstruction, that turn together.
+// Meshes side by side that turn together: truth beside what a model made, at any training step, or
+// the files of a folder.
 //
 // One WebGL context draws for all of them: browsers allow about sixteen contexts, and a page of
 // forty canvases would lose most. It draws off screen and the picture is copied into the visible
 // 2D canvas of each view, only when something changed. A pair is unpacked when it comes near the
 // window. Until then, and where WebGL is missing, the still picture under the canvas is seen.
-// The byte layout is described in meshes.py.
+// A stage's meshes are in its <script> (the byte layout is described in meshes.py; a list has one
+// mesh per training step), or behind the data-src of its figures: packed the same way, or GLB.
 "use strict";
 
 (() => {
   const REACH = 1.25, FIELD_OF_VIEW = 28, CLAY = [0.80, 0.70, 0.58], SLATE = [0.45, 0.58, 0.80];
   const state = (text) => { document.documentElement.dataset.viewer = text; };
-  const stages = [...document.querySelectorAll(".stage")].filter((s) => s.querySelector("script"));
+  const stages = [...document.querySelectorAll(".stage")]
+    .filter((s) => s.querySelector("script, [data-src]"));
   if (!stages.length) { state("empty"); return; }
 
   let renderer;
@@ -106,49 +109,138 @@
     return plane;
   }
 
+  // What is drawn of one mesh: `parts` are its THREE.Mesh, the floor's shadow is optional.
+  function packedItem(mesh) {
+    const body = new THREE.Mesh(unpack(mesh));
+    return { body, parts: [body], floor: mesh.floor ? floorOf(mesh.floor) : null };
+  }
+
+  let room = null; // what shiny materials reflect; without it metal is black
+
+  // A GLB file as the file says, moved and scaled so that the ball around its box is the unit ball.
+  async function glbItem(buffer) {
+    const { scene: found } = await new THREE.GLTFLoader().parseAsync(buffer, "");
+    const parts = [], corner = new THREE.Vector3();
+    found.updateMatrixWorld(true);
+    found.traverse((node) => { if (node.isMesh) parts.push(node); });
+    const corners = (visit) => {
+      for (const part of parts)
+        for (let i = 0, { position } = part.geometry.attributes; i < position.count; i++)
+          visit(corner.fromBufferAttribute(position, i).applyMatrix4(part.matrixWorld));
+    };
+    const low = new THREE.Vector3(Infinity, Infinity, Infinity), high = low.clone().negate();
+    corners((at) => { low.min(at); high.max(at); });
+    if (!Number.isFinite(high.x - low.x)) throw new Error("the file holds no surface");
+    const center = low.clone().add(high).multiplyScalar(0.5);
+    let radius = 0;
+    corners((at) => { radius = Math.max(radius, at.distanceTo(center)); });
+    const moved = new THREE.Group(), body = new THREE.Group();
+    moved.position.copy(center).negate();
+    body.scale.setScalar(1 / (radius || 1));
+    body.add(moved.add(found));
+    for (const part of parts) part.userData.own = part.material;
+    room ??= new THREE.PMREMGenerator(renderer).fromScene(new THREE.RoomEnvironment()).texture;
+    return { body, parts, floor: null };
+  }
+
+  async function itemAt(url) {
+    const reply = await fetch(url);
+    if (!reply.ok) throw new Error(await reply.text());
+    if (!url.endsWith(".glb")) return packedItem(await reply.json());
+    try {
+      return await glbItem(await reply.arrayBuffer());
+    } catch (error) {
+      throw new Error(`cannot be read as GLB: ${error.message}`);
+    }
+  }
+
   // ---- one scene for all ----------------------------------------------------------------------
   const linear = (rgb) => new THREE.Color().setRGB(...rgb);
-  const clay = (rgb) => new THREE.MeshStandardMaterial({ color: linear(rgb), vertexColors: true, roughness: 0.82, side: THREE.DoubleSide });
+  const clay = (rgb, more) => new THREE.MeshStandardMaterial({ color: linear(rgb), vertexColors: true, roughness: 0.82, side: THREE.DoubleSide, ...more });
   const edges = new THREE.LineBasicMaterial({ color: 0x10131a, transparent: true, opacity: 0.32 });
   const normals = new THREE.MeshNormalMaterial({ side: THREE.DoubleSide });
   const errors = new THREE.MeshStandardMaterial({ vertexColors: true, roughness: 0.9, side: THREE.DoubleSide });
-  const solids = { truth: clay(CLAY), reconstruction: clay(SLATE) };
+  const solids = { truth: clay(CLAY), made: clay(SLATE) };
+  // Of files: one side only, so that a surface turned inside out shows; and flat where a file has no
+  // normals, as glTF says.
+  const [smooth, flat] = [false, true].map((flatShading) => ({
+    clay: clay(SLATE, { vertexColors: false, side: THREE.FrontSide, flatShading }),
+    normals: new THREE.MeshNormalMaterial({ flatShading }),
+  }));
   const scene = new THREE.Scene();
   const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.1, 60);
   const key = new THREE.DirectionalLight(0xffffff, 2.3);
   const fill = new THREE.DirectionalLight(0xffffff, 0.35);
-  scene.add(new THREE.HemisphereLight(0xffffff, 0x6d6a66, 1.15), key, key.target, fill, fill.target);
+  const sky = new THREE.HemisphereLight(0xffffff, 0x6d6a66, 1.15);
+  scene.add(sky, key, key.target, fill, fill.target);
 
-  let look = "clay", spinning = false;
+  const pressed = document.querySelector("[data-look][aria-pressed=true]");
+  let look = pressed ? pressed.dataset.look : "clay", spinning = false, linked = false;
   const pairs = [];
+
+  function materialOf(part, role) {
+    const packed = part.geometry.userData.shade;
+    const ofFiles = part.geometry.attributes.normal ? smooth : flat;
+    if (look === "normals") return packed ? normals : ofFiles.normals;
+    if (look === "file" && part.userData.own) return part.userData.own;
+    if (!packed) return ofFiles.clay;
+    return look === "error" ? errors : role === "truth" ? solids.truth : solids.made;
+  }
+
+  // Gives every part of a mesh the look that is chosen.
+  function dress(item, role) {
+    for (const part of item.parts) {
+      part.material = materialOf(part, role);
+      const { shade, heat } = part.geometry.userData;
+      if (shade) part.geometry.setAttribute("color", look === "error" ? heat : shade);
+      if (look === "edges" && !part.userData.wire) {
+        part.userData.wire = new THREE.LineSegments(new THREE.WireframeGeometry(part.geometry), edges);
+        part.add(part.userData.wire);
+      }
+      if (part.userData.wire) part.userData.wire.visible = look === "edges";
+    }
+  }
+
+  // The mesh that a view shows now; of several steps each is unpacked when it is first looked at.
+  function itemOf(view) {
+    if (!view.steps) return view.item;
+    const at = Math.min(view.at, view.steps.length - 1);
+    if (!(at in view.items)) view.items[at] = view.steps[at] ? packedItem(view.steps[at]) : null;
+    return view.items[at];
+  }
 
   function draw(pair) {
     pair.dirty = false;
     const ratio = 2; // also on plain screens: smooth outlines
     for (const view of pair.views) {
+      const item = itemOf(view), figure = view.canvas.parentElement;
       const size = Math.max(1, Math.round(view.canvas.clientWidth * ratio));
       if (view.canvas.width !== size || view.canvas.height !== size) view.canvas.width = view.canvas.height = size;
+      const context = view.canvas.getContext("2d");
+      context.clearRect(0, 0, size, size);
+      figure.classList.add("drawn");
+      figure.classList.toggle("bare", !item);
+      if (!item) continue;
       const at = renderer.domElement;
       if (at.width !== size || at.height !== size) renderer.setSize(size, size, false);
       camera.position.copy(pair.camera.position);
       camera.quaternion.copy(pair.camera.quaternion);
       key.position.set(-0.55, 0.95, 0.65).applyQuaternion(camera.quaternion);
       fill.position.set(1, 0.1, 0.3).applyQuaternion(camera.quaternion);
-      view.mesh.material = look === "normals" ? normals
-        : look === "error" ? errors : solids[view.role];
-      const { shade, heat } = view.mesh.geometry.userData;
-      view.mesh.geometry.setAttribute("color", look === "error" ? heat : shade);
-      if (look === "edges" && !view.edges)
-        view.edges = new THREE.LineSegments(new THREE.WireframeGeometry(view.mesh.geometry), edges);
-      scene.add(view.mesh);
-      view.floor.visible = look !== "normals" && camera.position.y > view.floor.position.y;
-      scene.add(view.floor);
-      if (look === "edges") scene.add(view.edges);
+      dress(item, view.role);
+      const asInFile = look === "file" && item.parts.some((part) => part.userData.own);
+      scene.environment = asInFile ? room : null;
+      scene.environmentIntensity = 0.4;
+      sky.intensity = asInFile ? 0 : 1.15; // the room lights it already
+      key.intensity = asInFile ? 0.8 : 2.3;
+      scene.add(item.body);
+      if (item.floor) {
+        item.floor.visible = look !== "normals" && camera.position.y > item.floor.position.y;
+        scene.add(item.floor);
+      }
       renderer.render(scene, camera);
-      scene.remove(view.mesh, view.floor);
-      if (view.edges) scene.remove(view.edges);
-      const context = view.canvas.getContext("2d");
-      context.clearRect(0, 0, size, size);
+      scene.remove(item.body);
+      if (item.floor) scene.remove(item.floor);
       context.drawImage(at, 0, 0);
     }
     if (!pair.stage.classList.contains("live")) {
@@ -167,7 +259,7 @@
     for (const pair of pairs) {
       if (!pair.views || !pair.near) continue;
       if (spinning) { pair.controls.autoRotate = true; pair.controls.update(); pair.dirty = true; }
-      if (pair.dirty) draw(pair);
+      if (pair.dirty && pair.views.length) draw(pair);
     }
     if (spinning) refresh();
   }
@@ -180,27 +272,49 @@
     camera.lookAt(0, 0, 0);
   }
 
+  // One camera for all stages of the page, when they are linked.
+  function follow(pair) {
+    for (const other of pairs) {
+      if (other === pair || !other.views) continue;
+      other.camera.position.copy(pair.camera.position);
+      other.camera.quaternion.copy(pair.camera.quaternion);
+    }
+    refresh(...pairs);
+  }
+
   function open(pair) {
     pair.opened = true;
-    const data = JSON.parse(pair.stage.querySelector("script").textContent);
+    const script = pair.stage.querySelector("script");
+    const data = script ? JSON.parse(script.textContent) : {};
     pair.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.1, 60);
     home(pair.camera);
     const views = [];
     for (const figure of pair.stage.querySelectorAll(".view")) {
-      const mesh = data[figure.dataset.role];
-      if (!mesh || !mesh.faces) continue;
-      const canvas = figure.appendChild(document.createElement("canvas"));
-      views.push({ canvas, role: figure.dataset.role, mesh: new THREE.Mesh(unpack(mesh)), floor: floorOf(mesh.floor) });
+      const { role, src } = figure.dataset, mesh = data[role];
+      const view = { role, at: Number(figure.closest("[data-at]")?.dataset.at ?? 0) };
+      const add = () => { view.canvas = figure.appendChild(document.createElement("canvas")); views.push(view); };
+      if (Array.isArray(mesh)) {
+        Object.assign(view, { steps: mesh, items: {} });
+        add();
+      } else if (mesh && mesh.faces) {
+        view.item = packedItem(mesh);
+        add();
+      } else if (src) {
+        itemAt(src).then((item) => { view.item = item; add(); refresh(pair); }, (error) => {
+          figure.querySelector(".nothing").textContent = String(error.message || error).slice(0, 300);
+          state("failed");
+        });
+      }
     }
     pair.controls = new THREE.OrbitControls(pair.camera, pair.stage);
     Object.assign(pair.controls, { enablePan: false, enableZoom: false, autoRotateSpeed: 3, rotateSpeed: 1.6 });
     pair.stage.style.touchAction = "pan-y";
     // Zoom only with Ctrl or a pinch, so that scrolling the page does not get stuck in a picture.
     pair.stage.addEventListener("wheel", (event) => { pair.controls.enableZoom = event.ctrlKey; }, { capture: true });
-    pair.controls.addEventListener("change", () => refresh(pair));
+    pair.controls.addEventListener("change", () => (linked ? follow(pair) : refresh(pair)));
     pair.stage.addEventListener("dblclick", () => { pair.controls.reset(); refresh(pair); });
     pair.views = views;
-    refresh(pair);
+    if (views.length) refresh(pair);
   }
 
   const nearby = new IntersectionObserver((entries) => {
@@ -236,6 +350,28 @@
       for (const pair of pairs) if (pair.controls) pair.controls.reset();
       refresh(...pairs);
     });
+  }
+  for (const button of document.querySelectorAll("[data-link]"))
+    button.addEventListener("click", () => {
+      linked = !linked;
+      button.setAttribute("aria-pressed", String(linked));
+      const first = pairs.find((pair) => pair.views && pair.near);
+      if (linked && first) follow(first);
+    });
+  for (const slider of document.querySelectorAll("[data-at] input[type=range]")) {
+    const section = slider.closest("[data-at]"), output = section.querySelector("output");
+    const labels = slider.dataset.labels.split("|");
+    const move = () => {
+      section.dataset.at = slider.value;
+      output.textContent = labels[slider.value];
+      for (const pair of pairs) {
+        if (!section.contains(pair.stage) || !pair.views) continue;
+        for (const view of pair.views) view.at = Number(slider.value);
+        refresh(pair);
+      }
+    };
+    slider.addEventListener("input", move);
+    move();
   }
   state("waiting");
 })();
