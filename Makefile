@@ -1,6 +1,6 @@
 # The five things people do here. Everything happens in .venv; nothing needs root or a GPU.
 #
-#   make quickstart                  from nothing to a trained model and a page to look at
+#   make quickstart                  from nothing to a mesh made from a picture, and a page to look at
 #   MESHES=DIR make quickstart       the same with your own meshes
 #   make setup PYTHON=python3.11     choose the Python that .venv is made from
 #   make setup CONSTRAINTS=FILE      exact versions, as pip's --constraint; .ci/run passes its own
@@ -24,7 +24,7 @@ setup:  ## make .venv and install everything into it (says how much it downloads
 	@python3 launcher/bootstrap.py --venv "$(VENV)" $(if $(PYTHON),--python "$(PYTHON)") \
 		$(if $(CONSTRAINTS),--constraints "$(CONSTRAINTS)")
 
-quickstart: setup  ## 12 shapes, prepared, trained on, rebuilt, shown on a page (minutes, CPU)
+quickstart: setup  ## 12 shapes, three models, a mesh made from a picture, a page (minutes, CPU)
 	@$(BIN)/threed-gen quickstart $(if $(MESHES),--meshes "$(MESHES)")
 
 test: setup  ## the tests everyone runs before a commit (at most 9 minutes on 2 cores)

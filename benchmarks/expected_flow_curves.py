@@ -55,6 +55,7 @@ def overrides(_: Path) -> list[str]:
     return [
         f"data.path={DATA}", f"latents.path={DATA}", "latents.run=null", "data.resolutions=[32]",
         "train.batch_samples=8", "train.validate_every=100", "validation.shapes=8",
+        "condition.held_out_views=0",
     ]  # fmt: skip
 
 

@@ -35,9 +35,20 @@ FROZEN = {
     "inspect": ["DATA|CONFIG|RUN|MESH", "--extract", "--resolution", "--out", "--verify"],
     "train": ["CONFIG", "--out", "key=value"],
     "resume": ["RUN", "--fresh"],
-    "reconstruct": ["MESH", "--run", "--out"],
-    "evaluate": ["RUN", "--meshes"],
+    "generate": [
+        *("IMAGE", "--run", "--out", "--structure", "--vae", "--cascade", "--weights"),
+        *("--seed", "--steps", "--guidance", "--one-pass", "--batch", "--background"),
+        *("--format", "--level", "--keep-inner", "--fill-holes", "--faces", "--chunk"),
+    ],
+    "reconstruct": ["MESH", "--run", "--out", "--format"],
+    "evaluate": [
+        *("RUN|DIR", "--meshes", "--against", "--out", "--align", "--nearest"),
+        *("--points", "--paper-points", "--workers"),
+    ],
     "report": ["RUN|DATA"],
+    "view": ["RUN|FOLDER|FILE", "--port"],
+    "convert": ["--from", "--to", "FOLDER", "--out", "--weights", "--fp16"],
+    "export": ["RUN", "--out", "--weights", "--to-hub"],
     "quickstart": ["--meshes", "--out"],
 }
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from threed_gen import quickstart as module
 from threed_gen.errors import UserError
-from threed_gen.quickstart import Quickstart, free_name, read_json
+from threed_gen.quickstart import corridor as module
+from threed_gen.quickstart.children import Training, train_side_by_side
+from threed_gen.quickstart.corridor import CONFIGS, TASKS, Quickstart
+from threed_gen.quickstart.steps import free_name, read_json
 
 VERDICT = {
     "step": 7,
@@ -25,17 +27,22 @@ VERDICT = {
     "mean": {"iou": 0.95},
     "worst": {"iou": 0.95},
 }
+SUMMARY = {"nearest": {"right": 7, "of": 8}}
 
 
 class Pretend(Quickstart):
     """Leaves what the real steps leave, and notes which were run."""
 
     ran: list[str] = []
+    folder: Path
+
+    def __init__(self, out: Path, meshes: Path | None) -> None:
+        super().__init__(out, meshes, self.folder)
 
     def make_meshes(self) -> None:
         self.ran.append("meshes")
         self.meshes.mkdir(exist_ok=True)
-        sizes = {f"shape_{i}.ply": 3 for i in range(module.SHAPES)}
+        sizes = {f"shape_{i}.ply": 3 for i in range(self.procedural.count)}
         for name in sizes:
             (self.meshes / name).write_bytes(b"ply")
         (self.meshes / "made.json").write_text(json.dumps(sizes))
@@ -48,32 +55,59 @@ class Pretend(Quickstart):
         self.data.mkdir(exist_ok=True)
         (self.data / "index.jsonl").touch()
 
-    def train(self) -> None:
-        self.ran.append("train")
-        self.run.mkdir(exist_ok=True)
-        (self.run / "finished.json").write_text('{"step": 7}')
+    def finish(self, *tasks: str) -> None:
+        for task in tasks:
+            self.ran.append(task)
+            self.run_of(task).mkdir(exist_ok=True)
+            (self.run_of(task) / "finished.json").write_text('{"step": 7}')
+
+    def train_first(self) -> None:
+        self.finish("ss_vae", "structure_dit")
+
+    def encode(self) -> None:
+        self.ran.append("encode")
+        self.latents.mkdir(exist_ok=True)
+        (self.latents / "latents.jsonl").touch()
+
+    def train_second(self) -> None:
+        self.finish("ss_dit")
+
+    def generate(self) -> None:
+        self.ran.append("generate")
+        for folder, name in ((self.images, "mug.png"), (self.generated, "mug.glb")):
+            folder.mkdir(exist_ok=True)
+            (folder / name).touch()
+        self.mesh.touch()
 
     def evaluate(self) -> None:
         self.ran.append("evaluate")
-        (self.run / "evaluation.json").write_text(json.dumps(VERDICT))
+        (self.run_of("ss_vae") / "evaluation.json").write_text(json.dumps(VERDICT))
+        self.evaluated.mkdir(exist_ok=True)
+        (self.evaluated / "summary.json").write_text(json.dumps(SUMMARY))
 
     def report(self) -> None:
         self.ran.append("report")
-        (self.run / "report.html").touch()
+        for task in TASKS:
+            (self.run_of(task) / "report.html").touch()
+        self.page.touch()
 
 
-ALL = ["meshes", "prepare", "train", "evaluate", "report"]
+ALL = ["meshes", "prepare", "ss_vae", "structure_dit", "encode", "ss_dit", "generate", "evaluate",
+       "report"]  # fmt: skip
+STEPS = 8
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Which steps were really run."""
     notes: list[str] = []
+    for task in TASKS:
+        config = tmp_path / "configs" / task / "tiny.yaml"
+        config.parent.mkdir(parents=True)
+        config.write_text("data: {resolutions: [32], procedural: {count: 4, views: 3}}\n")
     monkeypatch.setattr(Pretend, "ran", notes)
+    monkeypatch.setattr(Pretend, "folder", tmp_path / "configs", raising=False)
     monkeypatch.setattr(module, "Quickstart", Pretend)
-    config = tmp_path / "tiny.yaml"
-    config.write_text("data: {resolutions: [32]}\n")
-    monkeypatch.setattr(module, "CONFIG", config)
     return notes
 
 
@@ -81,14 +115,15 @@ def test_second_time_nothing_is_redone(
     ran: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "quick"
-    assert module.quickstart(out, None) == len(ALL)
+    assert module.quickstart(out, None) == STEPS
     assert ran == ALL
     assert module.quickstart(out, None) == 0
     assert ran == ALL
     shown = capsys.readouterr()
     assert "nothing was redone" in shown.err
-    assert str((out / "ss_vae" / "report.html").resolve()) in shown.out
-    assert "mug" in shown.out
+    assert str((out / "report.html").resolve()) in shown.out
+    assert str((out / "generated.glb").resolve()) in shown.out
+    assert "mug" in shown.out and "7 of 8 meshes are nearest" in shown.out
 
 
 @pytest.mark.parametrize(
@@ -96,9 +131,14 @@ def test_second_time_nothing_is_redone(
     [
         ("meshes/shape_3.ply", ["meshes"]),
         ("data/index.jsonl", ["prepare"]),
-        ("ss_vae/finished.json", ["train"]),
+        ("latents/latents.jsonl", ["encode"]),
+        ("ss_dit/finished.json", ["ss_dit", "generate", "evaluate", "report"]),
+        ("generated.glb", ["generate", "evaluate", "report"]),
+        ("generated/mug.glb", ["generate", "evaluate", "report"]),
+        ("generated.evaluated/summary.json", ["evaluate", "report"]),
         ("ss_vae/evaluation.json", ["evaluate", "report"]),
         ("ss_vae/report.html", ["report"]),
+        ("report.html", ["report"]),
     ],
 )
 def test_what_is_lost_is_made_again(
@@ -116,7 +156,8 @@ def test_what_is_lost_is_made_again(
 def test_other_settings_move_the_earlier_result_aside(ran: list[str], tmp_path: Path) -> None:
     out = tmp_path / "quick"
     module.quickstart(out, None)
-    module.CONFIG.write_text("data: {resolutions: [64]}\n")
+    config = tmp_path / "configs" / "structure_dit" / "tiny.yaml"
+    config.write_text(config.read_text().replace("32", "64"))
     module.quickstart(out, None)
     assert ran == ALL + ALL
     assert (tmp_path / "quick.1" / "ss_vae" / "finished.json").is_file()
@@ -145,48 +186,89 @@ def test_wrong_folders_are_told(ran: list[str], tmp_path: Path) -> None:
     assert ran == []
 
 
-def fake_python(monkeypatch: pytest.MonkeyPatch, code: int) -> list[list[str]]:
-    """Stand in for the child process; returns the command lines it was given."""
-    calls: list[list[str]] = []
-
-    class Child:
-        def __init__(self, command: list[str], env: dict[str, str]) -> None:
-            calls.append(command)
-            assert env["OMP_WAIT_POLICY"] == "PASSIVE"
-
-        def __enter__(self) -> Child:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def wait(self) -> int:
-            return code
-
-    monkeypatch.setattr(module.subprocess, "Popen", Child)
-    return calls
+CHILD = """
+import pathlib, sys, time
+run, code, seconds = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+run.mkdir(exist_ok=True)
+print("says", run.name, flush=True)
+(run / "began").touch()
+time.sleep(seconds)
+if code == 0:
+    (run / "finished.json").touch()
+sys.exit(code)
+"""
 
 
-def test_training_starts_or_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_python(monkeypatch, 0)
-    way = Quickstart(tmp_path / "a b: #c", None)
-    way.train()
-    assert "--config" in calls[0]
-    path = calls[0][-1].removeprefix("data.path=")
-    assert json.loads(path) == str(way.data.resolve())
-    way.run.mkdir(parents=True)
-    (way.run / "config.yaml").touch()
-    way.train()
-    assert calls[1][2:] == ["--resume", str(way.run), "--fresh"]
+class Child(Training):
+    """A training that sleeps and ends with a code."""
+
+    code, seconds = 0, 0.0
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", CHILD, str(self.run), str(self.code), str(self.seconds)]
+
+
+def child(run: Path, code: int = 0, seconds: float = 0.0) -> Child:
+    made = Child(Path("tiny.yaml"), run, ())
+    object.__setattr__(made, "code", code)
+    object.__setattr__(made, "seconds", seconds)
+    return made
+
+
+def test_trainings_run_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = child(tmp_path / "one", seconds=0.5), child(tmp_path / "two", seconds=0.5)
+    done = child(tmp_path / "done", code=9)
+    done.run.mkdir()
+    (done.run / "finished.json").touch()
+    start = time.monotonic()
+    train_side_by_side([done, first, second])
+    assert time.monotonic() - start < 0.95
+    assert first.is_finished and second.is_finished
+    shown = capfd.readouterr()
+    assert "says one" in shown.out and "says two" not in shown.out
+    assert second.log.read_text() == "says two\n" and str(second.log) in shown.err
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(2, 2), (74, 74), (-9, 1)])
+@pytest.mark.parametrize("which", ["the one that speaks", "the other"])
 def test_a_failed_training_keeps_its_code(
-    code: int, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, exit_code: int, which: str, tmp_path: Path
 ) -> None:
-    fake_python(monkeypatch, code)
-    with pytest.raises(UserError) as caught:
-        Quickstart(tmp_path, None).train()
+    bad, good = child(tmp_path / "bad", code % 256), child(tmp_path / "good")
+    if code < 0:
+        script = f"import os; os.kill(os.getpid(), {-code})"
+        object.__setattr__(bad, "command", lambda: [sys.executable, "-c", script])
+    pair = [bad, good] if which == "the one that speaks" else [good, bad]
+    with pytest.raises(UserError, match="bad: training ended with code") as caught:
+        train_side_by_side(pair)
     assert caught.value.exit_code == exit_code
+    assert ("above" in str(caught.value)) == (which == "the one that speaks")
+
+
+def test_one_that_fails_ends_the_other(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(UserError):
+        train_side_by_side([child(tmp_path / "bad", 3), child(tmp_path / "slow", seconds=60)])
+    assert time.monotonic() - start < 10
+    assert not (tmp_path / "slow" / "finished.json").exists()
+
+
+def test_training_starts_or_resumes(tmp_path: Path) -> None:
+    way = Quickstart(tmp_path / "a b: #c", None)
+    words = way.training("ss_dit").command()
+    assert words[2:6] == ["--config", str(CONFIGS / "ss_dit" / "tiny.yaml"), "--out",
+                          str(way.run_of("ss_dit"))]  # fmt: skip
+    told = dict(word.split("=", 1) for word in words[6:])
+    assert {key: json.loads(value) for key, value in told.items()} == {
+        "data.path": str(way.data.resolve()),
+        "latents.path": str(way.latents.resolve()),
+        "latents.run": str(way.run_of("ss_vae").resolve()),
+        "structure.run": str(way.run_of("structure_dit").resolve()),
+    }
+    way.run_of("ss_dit").mkdir(parents=True)
+    (way.run_of("ss_dit") / "config.yaml").touch()
+    words = way.training("ss_dit").command()
+    assert words[2:] == ["--resume", str(way.run_of("ss_dit")), "--fresh"]
 
 
 def test_torn_json_counts_as_missing(tmp_path: Path) -> None:
@@ -203,20 +285,24 @@ def test_free_name_counts_up(tmp_path: Path) -> None:
     assert free_name(tmp_path / "q") == tmp_path / "q.2"
 
 
-def test_meshes_and_shards_for_real(tmp_path: Path) -> None:
-    """The first two steps as they are: twelve families, closed, prepared, found whole again."""
+def test_meshes_and_shards_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two steps as they are: closed shapes, shards and pictures, found whole again."""
     from threed_gen.geometry.mesh import boundary_edge_count
     from threed_gen.geometry.mesh_io import load_mesh
 
     way = Quickstart(tmp_path / "quick", None)
+    few = way.procedural.model_copy(update={"count": 3, "views": 2})
+    monkeypatch.setattr(way, "procedural", few, raising=False)
     way.enter()
     assert not way.meshes_done()
     way.make_meshes()
     assert way.meshes_done()
     files = sorted(way.meshes.glob("*.ply"))
-    assert len({file.stem.rsplit("_", 1)[0] for file in files}) == module.SHAPES
+    assert len({file.stem.rsplit("_", 1)[0] for file in files}) == 3
     assert all(boundary_edge_count(load_mesh(file)) == 0 for file in files)
     assert not way.data_done()
+    way.command(*way.preparing())
+    assert not way.data_done()  # there are no pictures yet
     way.prepare()
     assert way.data_done()
     (shard,) = (way.data / "shards").iterdir()
@@ -236,4 +322,6 @@ def test_a_stranger_without_a_terminal(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "report.html" in done.stdout
+    assert "report.html" in done.stdout and "generated.glb" in done.stdout
+    verdict = json.loads((tmp_path / "quick" / "generated.evaluated" / "summary.json").read_text())
+    assert verdict["nearest"]["of"] == 8 and verdict["nearest"]["right"] >= 6, verdict["nearest"]

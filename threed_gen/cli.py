@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from threed_gen.commands.generate_options import EXAMPLES as GENERATE_EXAMPLES
+from threed_gen.commands.generate_options import FORMATS, add_generate_options
 from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
@@ -30,6 +32,7 @@ Meshes in, trained sparse 3D shape models out, meshes back.
   threed-gen prepare meshes/ data/ --resolution 64      meshes → shards
   threed-gen train configs/ss_vae/tiny.yaml --out runs/first data.path=data/
   threed-gen evaluate runs/first && threed-gen report runs/first
+  threed-gen generate photo.png --run runs/ss_dit --out mesh.glb
 """
 
 
@@ -103,9 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
         _train,
         _resume,
         _encode,
+        _generate,
         _reconstruct,
         _evaluate,
         _report,
+        _view,
+        _convert,
+        _export,
         _quickstart,
     ):
         add(commands)
@@ -246,32 +253,87 @@ def _encode(commands: Commands[argparse.ArgumentParser]) -> None:
     )
 
 
+def _generate(commands: Commands[argparse.ArgumentParser]) -> None:
+    summary = "make meshes from images, with a trained SS-DiT"
+    add_generate_options(_command(commands, "generate", summary, GENERATE_EXAMPLES))
+
+
 def _reconstruct(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
         "reconstruct",
         "send meshes through a trained SS-VAE and back",
-        "threed-gen reconstruct chair.glb mug.obj --run runs/first --out rebuilt/",
+        "threed-gen reconstruct chair.glb mug.obj --run runs/first --out rebuilt/ --format glb",
     )
     parser.add_argument("meshes", metavar="MESH", type=Path, nargs="+")
     parser.add_argument("--run", metavar="RUN", type=Path, required=True, help="trained run")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--format", choices=FORMATS, default="ply", help="of the files (ply)")
 
 
 def _evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
         "evaluate",
-        "measure a run on its shapes; writes RUN/evaluation.json",
-        "threed-gen evaluate runs/first --meshes meshes/",
+        "measure a run on its shapes, or meshes against their truth",
+        "threed-gen evaluate runs/first --meshes meshes/\n"
+        "  threed-gen evaluate generated/ --against data/ --align unit --nearest\n"
+        "  threed-gen evaluate runs/first --against held_out/ --out verdict/",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument(
+        "run",
+        metavar="RUN|DIR",
+        type=Path,
+        help="run directory (alone: writes RUN/evaluation.json), or a folder of meshes",
+    )
     parser.add_argument(
         "--meshes",
         metavar="DIR",
         type=Path,
         help="the folder that was prepared: measures against the source meshes too",
     )
+    parser.add_argument(
+        "--against",
+        metavar="DATA",
+        type=Path,
+        help="prepared data, or a folder of meshes: the truth, matched by name",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="where results go (default: RUN|DIR.evaluated)"
+    )
+    parser.add_argument(
+        "--align",
+        choices=("none", "unit", "box"),
+        default="none",
+        help="the meshes are in the truth's frame (none), in the models' unit cube around the "
+        "origin (unit), or shall be fitted box on box",
+    )
+    parser.add_argument(
+        "--nearest", action="store_true", help="also: is each mesh nearest to its own truth?"
+    )
+    parser.add_argument(
+        "--points", metavar="N", type=_count, default=200_000, help="per surface (%(default)s)"
+    )
+    parser.add_argument(
+        "--paper-points",
+        metavar="N",
+        type=_count,
+        default=1_000_000,
+        help="of the point-to-point variant (%(default)s; 0: without)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        help="processes that read and measure (default: all cores; 0: this one, without limits)",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
 
 
 def _report(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -286,11 +348,75 @@ def _report(commands: Commands[argparse.ArgumentParser]) -> None:
     )
 
 
+def _convert(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "convert",
+        "turn Direct3D-S2's released weights into runs, or runs into such a release",
+        "threed-gen convert --from direct3d-s2 direct3d-s2-v-1-1/ --out runs/released\n"
+        "  threed-gen convert --to direct3d-s2 runs/released --out release/",
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="read", choices=("direct3d-s2",), help="what FOLDER is now")
+    way.add_argument("--to", dest="write", choices=("direct3d-s2",), help="what to make of FOLDER")
+    parser.add_argument(
+        "folders",
+        metavar="FOLDER",
+        type=Path,
+        nargs="+",
+        help="--from: a release's folder; --to: run directories, or a folder of them",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "model"),
+        help="--to: the moving average (default), or the weights themselves",
+    )
+    parser.add_argument(
+        "--fp16", action="store_true", help="--to: round to the released mixture of fp16 and fp32"
+    )
+
+
+def _export(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "write a run's weights, config and a model card, to keep or to publish",
+        "threed-gen export runs/first --out first/\n"
+        "  threed-gen export runs/first --out first/ --to-hub name/first",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "model"),
+        default="ema",
+        help="the moving average (default), or the weights themselves",
+    )
+    parser.add_argument(
+        "--to-hub", metavar="NAME", help="upload it to the Hugging Face Hub, as USER/MODEL"
+    )
+
+
+def _view(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "view",
+        "serve a run's page, or meshes to be turned, on this machine only",
+        "threed-gen view runs/first\n  threed-gen view generated/ --port 8000\n"
+        "  threed-gen view generated.glb chair.obj",
+    )
+    parser.add_argument("what", metavar="RUN|FOLDER|FILE", type=Path, nargs="+")
+    parser.add_argument(
+        "--port", metavar="N", type=_count, default=0, help="(default: any that is free)"
+    )
+
+
 def _quickstart(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
         "quickstart",
-        "the whole way once: meshes, shards, training, evaluation, report",
+        "the whole way once: from meshes to a mesh made from a picture",
         "threed-gen quickstart\n  threed-gen quickstart --meshes my_meshes/",
         SAME_AGAIN,
     )

@@ -12,8 +12,9 @@ import pytest
 
 from tests.training import runs
 from threed_gen.evaluation.expected import Band, departures, load_band, window_means
-from threed_gen.quickstart import CONFIG, Quickstart
+from threed_gen.quickstart.corridor import CONFIGS, Quickstart
 
+CONFIG = CONFIGS / "ss_vae" / "tiny.yaml"
 EXPECTED = runs.ROOT / "docs" / "expected" / "ss_vae_cpu.json"
 pytestmark = pytest.mark.timeout(400)  # one rank, one thread: not a cluster test
 
@@ -23,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     way = Quickstart(tmp_path_factory.mktemp("curves") / "quickstart", None)
     way.enter()
     way.make_meshes()
-    way.prepare()
+    way.command(*way.preparing())
     return way.data
 
 

@@ -47,7 +47,8 @@ def train(folder: Path, vae: Path, data: Path, *overrides: str) -> Path:
     """The tiny config on some of the shapes; latents on the fly."""
     run = folder / "run"
     arguments = ["--config", str(CONFIG), "--out", str(run), f"data.path={data}",
-                 f"latents.run={vae}", "data.resolutions=[32]", *overrides]  # fmt: skip
+                 f"latents.run={vae}", "data.resolutions=[32]", "condition.held_out_views=0",
+                 *overrides]  # fmt: skip
     code = runs.finish("python", 1, arguments, folder / "log", timeout=1200)
     assert code == 0, (folder / "log").read_text()[-3000:]
     return run

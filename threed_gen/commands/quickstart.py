@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from threed_gen.quickstart import quickstart
+from threed_gen.quickstart.corridor import quickstart
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,67 +1,79 @@
-"""The whole corridor once, unattended: meshes, shards, a trained SS-VAE, its verdict, the page.
+"""The steps of the quickstart, over one directory.
 
-Each step looks first whether its result is already there and whole, so a stopped quickstart goes
-on where it was and a finished one has nothing to do. The settings it was made from are remembered
-in `quickstart.json`; when they change (other meshes, an edited config), the earlier result is moved
-aside, never mixed or overwritten.
+Everything but the trainings is a command that a person could type; it is shown before it runs. The
+settings that a quickstart was made from are remembered in `quickstart.json`; when they change
+(other meshes, an edited config), the earlier result is moved aside, never mixed or overwritten.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import shlex
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import threed_gen
-from threed_gen.config import read_tree
+from threed_gen.config import read_tree, validate
 from threed_gen.console import say
+from threed_gen.data.config import ProceduralConfig
 from threed_gen.errors import UserError, disk_errors
-from threed_gen.files import write_json
+from threed_gen.files import write_atomically, write_json
+from threed_gen.quickstart.children import Training, train_side_by_side
+from threed_gen.quickstart.steps import Step, cores, free_name, is_newer, read_json, walk
 
-SHAPES = 12
 SEED = 0
-PACKAGE = Path(threed_gen.__file__).resolve().parent
-CONFIG = PACKAGE.parent / "configs" / "ss_vae" / "tiny.yaml"
+TASKS = ("ss_vae", "structure_dit", "ss_dit")
+CONFIGS = Path(threed_gen.__file__).resolve().parent.parent / "configs"
 STATE = "quickstart.json"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stretch of the corridor: what it is, whether it is done, how to do it."""
-
-    title: str
-    about: str  # how long it takes on two CPU cores
-    is_done: Callable[[], bool]
-    do: Callable[[], None]
+MOST_GENERATED = 8  # meshes made from pictures, of a person's own hundred
+POINTS = "20000"  # per surface; measuring takes seconds instead of minutes
 
 
 class Quickstart:
-    """The five steps over one directory."""
+    """Where everything lies, and how it comes to be."""
 
-    def __init__(self, out: Path, meshes: Path | None) -> None:
+    def __init__(self, out: Path, meshes: Path | None, configs: Path = CONFIGS) -> None:
         self.out = out
         self.own_meshes = meshes
         self.meshes = meshes if meshes is not None else out / "meshes"
-        self.data = out / "data"
-        self.run = out / "ss_vae"
+        self.data, self.latents = out / "data", out / "latents"
+        self.images, self.generated = out / "images", out / "generated"
+        self.evaluated = out / "generated.evaluated"
+        self.mesh, self.page = out / "generated.glb", out / "report.html"
+        self.configs = {task: configs / task / "tiny.yaml" for task in TASKS}
+
+    def run_of(self, task: str) -> Path:
+        """The run directory of a task."""
+        return self.out / task
+
+    @cached_property
+    def procedural(self) -> ProceduralConfig:
+        """How many shapes there are, and which pictures of each."""
+        tree = read_tree(self.configs["ss_dit"])["data"]["procedural"]
+        return validate(ProceduralConfig, tree, str(self.configs["ss_dit"]))
 
     def steps(self) -> list[Step]:
         """In order; a step counts on all before it."""
-        made = f"{SHAPES} procedural shapes" if self.own_meshes is None else str(self.own_meshes)
+        count, views = self.procedural.count, self.procedural.views
+        made = f"{count} procedural shapes" if self.own_meshes is None else str(self.own_meshes)
         return [
             Step(f"meshes    {made}", "seconds", self.meshes_done, self.make_meshes),
-            Step("prepare   meshes → shards", "seconds", self.data_done, self.prepare),
-            Step("train     a Sparse SDF VAE", "5 minutes", self.trained, self.train),
-            Step("evaluate  every shape, rebuilt", "half a minute", self.judged, self.evaluate),
-            Step("report    one page, offline", "half a minute", self.reported, self.report),
-        ]
+            Step(f"prepare   meshes → shards, {views} pictures of each", "half a minute",
+                 self.data_done, self.prepare),
+            Step("train     a Sparse SDF VAE, and beside it the structure stage", "5 minutes",
+                 self.autoencoded, self.train_first),
+            Step("encode    shapes → latents", "seconds", self.encoded, self.encode),
+            Step("train     an SS-DiT, from pictures to latents", "4 minutes",
+                 self.trained, self.train_second),
+            Step("generate  from pictures that training never saw", "seconds",
+                 self.made, self.generate),
+            Step("evaluate  what was rebuilt, and what was generated", "half a minute",
+                 self.judged, self.evaluate),
+            Step("report    pages to look at, offline", "half a minute",
+                 self.reported, self.report),
+        ]  # fmt: skip
 
     def enter(self) -> None:
         """Make or reopen the directory; move an earlier result of other settings aside."""
@@ -80,8 +92,9 @@ class Quickstart:
         write_json(state, {"fingerprint": fingerprint})
 
     def fingerprint(self) -> str:
-        """Of everything that decides the result: the config and the meshes."""
-        digest = hashlib.sha256(json.dumps([read_tree(CONFIG), SHAPES, SEED]).encode())
+        """Of everything that decides the result: the configs and the meshes."""
+        trees = [read_tree(config) for config in self.configs.values()]
+        digest = hashlib.sha256(json.dumps([trees, SEED]).encode())
         if self.own_meshes is not None:
             if not self.own_meshes.is_dir():
                 raise UserError(f"{self.own_meshes}: no such folder of meshes")
@@ -90,11 +103,22 @@ class Quickstart:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
+    def command(self, *words: str | Path) -> None:
+        """Run one of our own commands, and show it as a person would type it."""
+        from threed_gen import cli
+
+        typed = [str(word) for word in words]
+        say(f"  $ threed-gen {shlex.join(typed)}")
+        code = cli.run(cli.parse(typed))
+        assert code == 0, f"threed-gen {typed[0]} ended with code {code} and told no reason"
+
+    # --- meshes and data -------------------------------------------------------------------------
+
     def meshes_done(self) -> bool:
         if self.own_meshes is not None:
             return True
         recorded = read_json(self.meshes / "made.json")
-        return len(recorded) == SHAPES and all(
+        return len(recorded) == self.procedural.count and all(
             (self.meshes / name).is_file() and (self.meshes / name).stat().st_size == size
             for name, size in recorded.items()
         )
@@ -105,7 +129,7 @@ class Quickstart:
 
         self.meshes.mkdir(exist_ok=True)
         sizes = {}
-        for index in range(SHAPES):
+        for index in range(self.procedural.count):
             name, mesh = make_mesh(index, SEED)
             path = self.meshes / f"{name}.ply"
             save_mesh(mesh, path)
@@ -114,68 +138,119 @@ class Quickstart:
 
     def data_done(self) -> bool:
         from threed_gen.data.dataset import SDFDataset
+        from threed_gen.data.views.view_set import ViewSet
 
-        try:
-            return len(SDFDataset(self.data)) > 0  # opening it looks at every shard
+        try:  # opening looks at every shard, and at the table of the pictures
+            return len(SDFDataset(self.data)) > 0 and len(ViewSet(self.data).samples) > 0
         except UserError:
             return False
 
     def prepare(self) -> None:
-        from threed_gen.data.prepare import prepare
-        from threed_gen.data.sources import FolderSource
+        views = self.procedural
+        self.command(
+            *self.preparing(), "--views", str(views.views), "--view-law", views.view_law,
+            "--view-size", str(views.view_size),
+        )  # fmt: skip
 
-        section = read_tree(CONFIG).get("data", {})
-        prepare(
-            FolderSource(self.meshes),
-            self.data,
-            section["resolutions"],
-            tau=section.get("tau"),
-            workers=cores(),
-        )
+    def preparing(self) -> list[str | Path]:
+        """The command that makes the shards, without pictures."""
+        resolutions = read_tree(self.configs["ss_vae"])["data"]["resolutions"]
+        return ["prepare", self.meshes, self.data, "--resolution", *map(str, resolutions),
+                "--workers", str(cores())]  # fmt: skip
+
+    # --- the three models ------------------------------------------------------------------------
+
+    def training(self, task: str) -> Training:
+        """A task's run over this data, with what it takes from the runs before it."""
+        paths = {"data.path": self.data}
+        if task == "ss_dit":
+            paths |= {
+                "latents.path": self.latents,
+                "latents.run": self.run_of("ss_vae"),
+                "structure.run": self.run_of("structure_dit"),
+            }
+        # Quoted: the values are read as YAML.
+        overrides = (f"{key}={json.dumps(str(path.resolve()))}" for key, path in paths.items())
+        return Training(self.configs[task], self.run_of(task), tuple(overrides))
+
+    def autoencoded(self) -> bool:
+        return all(self.training(task).is_finished for task in ("ss_vae", "structure_dit"))
+
+    def train_first(self) -> None:
+        train_side_by_side([self.training("ss_vae"), self.training("structure_dit")])
+
+    def encoded(self) -> bool:
+        from threed_gen.data.latents.index import INDEX_NAME
+
+        return (self.latents / INDEX_NAME).is_file()
+
+    def encode(self) -> None:
+        self.command("encode", self.run_of("ss_vae"), self.data, "--out", self.latents)
 
     def trained(self) -> bool:
-        return (self.run / "finished.json").is_file()
+        return self.training("ss_dit").is_finished
 
-    def train(self) -> None:
-        """In a child process: OpenMP reads its settings when torch loads."""
-        if (self.run / "config.yaml").is_file():
-            arguments = ["--resume", str(self.run), "--fresh"]
-        else:
-            path = json.dumps(str(self.data.resolve()))  # quoted: the value is read as YAML
-            arguments = ["--config", str(CONFIG), "--out", str(self.run), f"data.path={path}"]
-        command = [sys.executable, str(PACKAGE / "train.py"), *arguments]
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", **os.environ}
-        with subprocess.Popen(command, env=environment) as child:
-            try:
-                code = child.wait()
-            except KeyboardInterrupt:
-                child.wait()  # Ctrl-C reached it too; let it finish its files
-                raise
-        if code != 0:
-            error = UserError(f"{self.run}: training ended with code {code}; its reason is above")
-            error.exit_code = code if code > 0 else 1
-            raise error
+    def train_second(self) -> None:
+        train_side_by_side([self.training("ss_dit")])
+
+    # --- what they make --------------------------------------------------------------------------
+
+    def made(self) -> bool:
+        trained = self.run_of("ss_dit") / "finished.json"
+        meshes = [self.generated / f"{image.stem}.glb" for image in self.images.glob("*.png")]
+        return bool(meshes) and all(is_newer(mesh, trained) for mesh in [*meshes, self.mesh])
+
+    def generate(self) -> None:
+        """From the first view of each shape, which the configs keep from training."""
+        from PIL import Image
+
+        from threed_gen.data.dataset import SDFDataset
+        from threed_gen.data.views.view_set import ViewSet
+
+        views = ViewSet(self.data)
+        seen = set(views.samples)
+        names = [entry.id for entry in SDFDataset(self.data).index.samples if entry.id in seen]
+        self.images.mkdir(exist_ok=True)
+        images = [self.images / f"{name}.png" for name in names[:MOST_GENERATED]]
+        for name, image in zip(names, images, strict=False):
+            Image.fromarray(views.load(name, 0).rgba).save(image)
+        self.command(
+            "generate", *images, "--run", self.run_of("ss_dit"), "--out", f"{self.generated}/",
+            "--batch", str(len(images)),
+        )  # fmt: skip
+        first = self.generated / f"{images[0].stem}.glb"
+        write_atomically(self.mesh, first.read_bytes(), "the generated mesh")
 
     def judged(self) -> bool:
-        verdict = read_json(self.run / "evaluation.json")
-        return bool(verdict) and verdict.get("step") == self.final_step()
+        verdict = read_json(self.run_of("ss_vae") / "evaluation.json")
+        finished = read_json(self.run_of("ss_vae") / "finished.json")
+        return (
+            bool(verdict)
+            and verdict.get("step") == finished.get("step")
+            and is_newer(self.evaluated / "summary.json", self.mesh)
+        )
 
     def evaluate(self) -> None:
         from threed_gen.training.validate import evaluate_run
 
-        evaluate_run(self.run, meshes=self.meshes, quiet=True)
+        evaluate_run(self.run_of("ss_vae"), meshes=self.meshes, quiet=True)
+        self.command(
+            "evaluate", self.generated, "--against", self.data, "--align", "unit", "--nearest",
+            "--points", POINTS, "--paper-points", POINTS, "--out", self.evaluated,
+        )  # fmt: skip
 
     def reported(self) -> bool:
-        page, verdict = self.run / "report.html", self.run / "evaluation.json"
-        return page.is_file() and page.stat().st_mtime >= verdict.stat().st_mtime
+        return is_newer(self.page, self.evaluated / "summary.json") and all(
+            (self.run_of(task) / "report.html").is_file() for task in TASKS
+        )
 
     def report(self) -> None:
+        from threed_gen.report.generated import write_generated
         from threed_gen.report.page import write_report
 
-        write_report(self.run)
-
-    def final_step(self) -> Any:
-        return read_json(self.run / "finished.json").get("step")
+        for task in TASKS:
+            write_report(self.run_of(task))
+        write_generated(self.page, self.images, self.generated, self.data, TASKS)
 
 
 def quickstart(out: Path, meshes: Path | None) -> int:
@@ -184,45 +259,20 @@ def quickstart(out: Path, meshes: Path | None) -> int:
 
     way = Quickstart(out, meshes)
     way.enter()
-    steps = way.steps()
-    say(f"quickstart in {out}: about six minutes on two CPU cores, once")
-    ran = 0
-    for number, step in enumerate(steps, start=1):
-        label = f"[{number}/{len(steps)}] {step.title}"
-        if step.is_done():
-            say(f"{label}: already there")
-            continue
-        ran += 1
-        say(f"{label} … ({step.about})")
-        start = time.monotonic()
-        step.do()
-        if not step.is_done():
-            raise RuntimeError(f"{step.title}: ended without its result")
-        say(f"{label}: done in {time.monotonic() - start:.0f} s")
-    if ran == 0:
-        say("everything was already there; nothing was redone")
-    print(evaluation_table(read_json(way.run / "evaluation.json")))
-    print(f"\nOpen the page in a browser: {(way.run / 'report.html').resolve()}")
+    say(f"quickstart in {out}: about eleven minutes on two CPU cores, once")
+    ran = walk(way.steps())
+    print("What the SS-VAE rebuilds of its shapes:")
+    print(evaluation_table(read_json(way.run_of("ss_vae") / "evaluation.json")))
+    print("\n" + told(read_json(way.evaluated / "summary.json")))
+    print(f"\nA mesh made from one picture: {way.mesh.resolve()}")
+    print(f"Open the page in a browser:    {way.page.resolve()}")
     return ran
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one when the file is missing or torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def free_name(path: Path) -> Path:
-    """`path.1`, `path.2`, …: the first that does not exist."""
-    number = 1
-    while path.with_name(f"{path.name}.{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}.{number}")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def told(summary: dict[str, Any]) -> str:
+    """One line of what was generated."""
+    nearest = summary["nearest"]
+    return (
+        f"Generated from pictures never seen in training: {nearest['right']} of "
+        f"{nearest['of']} meshes are nearest to the shape in their picture."
+    )
