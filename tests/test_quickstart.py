@@ -312,6 +312,7 @@ def test_meshes_and_shards_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2400)  # twelve minutes on two cores of its own; here it shares them
 def test_a_stranger_without_a_terminal(tmp_path: Path) -> None:
     """`threed-gen quickstart` in full, as a child process with a log file for a terminal."""
     command: list[Any] = [Path(sys.executable).with_name("threed-gen"), "quickstart"]
