@@ -18,12 +18,12 @@ from pathlib import Path
 from benchmarks.common_tokens import DATA
 from benchmarks.curves import ROOT, Case, main
 
-MODULE = "from threed_gen.training.tasks import ss_dit\n"
+MODULE = "from threed_gen.training.tasks import flow, ss_dit\n"
 FLIPPED = (
     MODULE
     + """
-target = ss_dit.velocity_target
-ss_dit.velocity_target = lambda x0, noise: -target(x0, noise)
+target = flow.velocity_target
+flow.velocity_target = lambda x0, noise: -target(x0, noise)
 """
 )
 # In training alone, and as a defect of the loop: the model is told t² where it should be told t.

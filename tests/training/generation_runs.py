@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from tests.training.corridor import VAE
 from tests.training.vae_runs import write_run
-from threed_gen.config import to_yaml
+from tests.training.written_runs import write_checkpoint
 from threed_gen.data.config import DataConfig
 from threed_gen.data.latents.config import LatentsConfig
 from threed_gen.data.latents.statistics import LatentStatistics
-from threed_gen.files import file_sha256, write_json
+from threed_gen.files import write_json
 from threed_gen.flow.guidance import GuidanceConfig
 from threed_gen.flow.sampler import SamplerConfig
 from threed_gen.models.conditioning.config import ConditionConfig, PatchesConfig
@@ -100,7 +98,7 @@ def write_dit(
     module = nn.Module()
     torch.manual_seed(1)
     module.model, module.conditioner = SSDiT(config.model), conditioner_of(config.condition)
-    write_checkpoint(root, config, module, change)
+    write_random(root, config, module, change)
     remember(root, vae, structure)
     return root
 
@@ -141,11 +139,11 @@ def write_structure(
     module = nn.Module()
     torch.manual_seed(2)
     module.model, module.conditioner = StructureDiT(config.model), conditioner_of(condition)
-    write_checkpoint(root, config, module, change)
+    write_random(root, config, module, change)
     return root
 
 
-def write_checkpoint(
+def write_random(
     root: Path, config: RunConfig, module: nn.Module, change: Change | None = None, step: int = 5
 ) -> None:
     """A run directory with one whole checkpoint, in which no parameter is zero."""
@@ -154,20 +152,5 @@ def write_checkpoint(
             parameter.add_(0.05 * torch.randn_like(parameter))
         if change is not None:
             change(module)
-    folder = root / "checkpoints" / f"step_{step:08d}"
-    folder.mkdir(parents=True)
-    (root / "config.yaml").write_text(to_yaml(config))
-    own = dict(module.named_parameters())
-    tensors = {
-        f"{kind}/{name}": value.detach().flatten().clone()
-        for kind in ("average", "parameter")
-        for name, value in own.items()
-    }
-    layout = {name: [0, value.numel(), list(value.shape)] for name, value in own.items()}
-    save_file(tensors, folder / "rank_00000.safetensors", metadata={"layout": json.dumps(layout)})
-    write_json(folder / "state.json", {"step": step})
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
-        for name in ("rank_00000.safetensors", "state.json")
-    }
-    write_json(folder / "manifest.json", {"format": 1, "step": step, "files": files})
+    state = dict(module.named_parameters())
+    write_checkpoint(root, config, state, state, step)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from tests.training import runs
-from threed_gen.config import to_yaml
+from tests.training.written_runs import write_checkpoint
 from threed_gen.data.config import DataConfig
 from threed_gen.data.sources import ProceduralSource
-from threed_gen.files import file_sha256, write_json
 from threed_gen.models.structure_vae import StructureVAE, StructureVAEConfig
 from threed_gen.training.run_config import StructureVAERun
 
@@ -44,25 +41,12 @@ def write_vae(root: Path, step: int = 5, seed: int | None = None) -> Path:
         task="structure_vae", model=StructureVAEConfig(**SIZES),
         data=DataConfig(resolutions=[RESOLUTION]),
     )  # fmt: skip
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "config.yaml").write_text(to_yaml(config))
-    folder = root / "checkpoints" / f"step_{step:08d}"
-    folder.mkdir(parents=True)
-    tensors, layout = {}, {}
-    for kind, number in (("average", step), ("parameter", step + 1)):
+    states = []
+    for number in (step, step + 1):
         torch.manual_seed(number if seed is None else seed)
-        for name, tensor in StructureVAE(config.model).state_dict().items():
-            tensors[f"{kind}/model.{name}"] = tensor.flatten()
-            layout[f"model.{name}"] = [0, tensor.numel(), list(tensor.shape)]
-    save_file(tensors, folder / "rank_00000.safetensors", metadata={"layout": json.dumps(layout)})
-    write_json(folder / "state.json", {"step": step})
-    names = ("rank_00000.safetensors", "state.json")
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
-        for name in names
-    }
-    write_json(folder / "manifest.json", {"format": 1, "step": step, "files": files})
-    return root
+        state = StructureVAE(config.model).state_dict()
+        states.append({f"model.{name}": tensor for name, tensor in state.items()})
+    return write_checkpoint(root, config, *states, step)
 
 
 def train(folder: Path, config: Path, overrides: list[str], ranks: int = 1) -> Path:

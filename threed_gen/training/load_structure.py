@@ -18,8 +18,6 @@ from torch import nn
 from threed_gen.data.latents.statistics import LatentStatistics
 from threed_gen.errors import UserError
 from threed_gen.generation.structure import Structure, StructureSpace
-from threed_gen.models.conditioning.conditioner import Conditioner
-from threed_gen.models.conditioning.text import TextConditioner
 from threed_gen.models.structure_dit import StructureDiT
 from threed_gen.models.structure_vae import StructureVAE
 from threed_gen.models.weights import weights_sha256
@@ -27,9 +25,8 @@ from threed_gen.training.load import check_finite, fill, find_run, newest_of, we
 from threed_gen.training.run_config import StructureDiTRun, StructureVAERun
 from threed_gen.training.run_dir import RunDir
 from threed_gen.training.tasks.latent_sources import SOURCES
-from threed_gen.training.tasks.shown import conditioner_of
+from threed_gen.training.tasks.shown import AnyConditioner, conditioner_of
 
-AnyConditioner = Conditioner | TextConditioner
 KEY = "structure_vae"  # in sources.json
 
 

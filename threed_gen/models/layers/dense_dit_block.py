@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from threed_gen.models.layers.cross_attention import CrossAttention, CrossPlan
-from threed_gen.models.layers.dit_block import EPS, AffineNorm
+from threed_gen.models.layers.dit_block import EPS, ModulatedBlock
 from threed_gen.models.layers.head_norm import HeadRMSNorm
-from threed_gen.models.layers.window_transformer import FeedForward
 
 
 class FullAttention(nn.Module):
@@ -52,31 +51,17 @@ class FullAttention(nn.Module):
         return f"heads={self.heads}, head_dim={self.head_dim}"
 
 
-class DenseDiTBlock(nn.Module):
-    """Three residual steps; parameter names are those of the released checkpoints.
+class DenseDiTBlock(ModulatedBlock):
+    """The block over samples of T tokens each."""
 
-    x += gate₁ · attention(norm(x) · (1 + scale₁) + shift₁); x += cross(affine_norm(x));
-    x += gate₂ · mlp(norm(x) · (1 + scale₂) + shift₂). Shift₁, scale₁, gate₁, shift₂, scale₂, gate₂
-    come, in this order, from one linear layer on SiLU of the time embedding; it starts at zero.
-    """
+    self_attn: FullAttention
 
     def __init__(
         self, channels: int, context_channels: int, heads: int, mlp_ratio: float, qk_norm: bool
     ) -> None:
-        super().__init__()
-        self.channels, self.hidden = channels, int(channels * mlp_ratio)
-        self.norm2 = AffineNorm(channels, eps=EPS)
-        self.self_attn = FullAttention(channels, heads, qk_norm)
-        self.cross_attn = CrossAttention(channels, context_channels, heads, channels // heads)
-        self.mlp = FeedForward(channels, mlp_ratio)
-        modulation = nn.Linear(channels, 6 * channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
-        for layer in self.mlp.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        nn.init.zeros_(modulation.weight)
-        nn.init.zeros_(modulation.bias)
+        attention = FullAttention(channels, heads, qk_norm)
+        cross = CrossAttention(channels, context_channels, heads, channels // heads)
+        super().__init__(channels, attention, cross, mlp_ratio)
 
     def forward(self, x_BTC: Tensor, time: Tensor, context: Tensor, cross: CrossPlan) -> Tensor:
         """x [B, T, C], time embedding [B, C], packed condition tokens [S, C'] -> [B, T, C]."""

@@ -1,4 +1,4 @@
-"""The block of the SS-DiT: modulated sparse self-attention, cross-attention, modulated MLP."""
+"""The block of diffusion transformers, and that of the SS-DiT with its sparse self-attention."""
 
 from __future__ import annotations
 
@@ -26,22 +26,19 @@ class AffineNorm(nn.LayerNorm):
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
-class DiTBlock(nn.Module):
+class ModulatedBlock(nn.Module):
     """Three residual steps; parameter names are those of the released checkpoints.
 
     x += gate₁ · attention(norm(x) · (1 + scale₁) + shift₁); x += cross(affine_norm(x));
     x += gate₂ · mlp(norm(x) · (1 + scale₂) + shift₂). Shift₁, scale₁, gate₁, shift₂, scale₂, gate₂
     come, in this order, from one linear layer on SiLU of the time embedding; it starts at zero.
-    attention: the self-attention, with its window shift in the plan of a call; cross: the
-    attention to the condition; fused_modulation: see `layers.modulation`.
+    attention: the self-attention; cross: the attention to the condition.
     """
 
     def __init__(
-        self, channels: int, attention: SpatialSparseAttention, cross: CrossAttention,
-        mlp_ratio: float, fused_modulation: bool,
-    ) -> None:  # fmt: skip
+        self, channels: int, attention: nn.Module, cross: CrossAttention, mlp_ratio: float
+    ) -> None:
         super().__init__()
-        self.fused = fused_modulation
         self.norm2 = AffineNorm(channels, eps=EPS)
         self.self_attn = attention
         self.cross_attn = cross
@@ -55,6 +52,22 @@ class DiTBlock(nn.Module):
                 nn.init.zeros_(layer.bias)
         nn.init.zeros_(modulation.weight)
         nn.init.zeros_(modulation.bias)
+
+
+class DiTBlock(ModulatedBlock):
+    """The block over packed tokens on their cells; the plan of a call has the window's shift.
+
+    fused_modulation: see `layers.modulation`.
+    """
+
+    self_attn: SpatialSparseAttention
+
+    def __init__(
+        self, channels: int, attention: SpatialSparseAttention, cross: CrossAttention,
+        mlp_ratio: float, fused_modulation: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, attention, cross, mlp_ratio)
+        self.fused = fused_modulation
 
     def forward(
         self, x: SparseTensor, time: Tensor, context: Tensor, plan: SSAPlan, cross: CrossPlan

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from torch import device, nn, randint
+from torch import device, randint
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.index import SampleEntry
@@ -25,6 +25,7 @@ from threed_gen.models.conditioning.text import CaptionBatch, TextConditioner
 from threed_gen.randomness import generator
 from threed_gen.training.tasks.base import Panel
 
+AnyConditioner = Conditioner | TextConditioner
 CAPTION = "caption"  # the tag of a sample's row in the index
 
 
@@ -165,7 +166,7 @@ class Shown:
         seen = set(self._views.samples)
         return {s.id: "no views" for s in samples if s.id not in seen}
 
-    def reader(self, conditioner: nn.Module, seed: int) -> ConditionReader:
+    def reader(self, conditioner: AnyConditioner, seed: int) -> ConditionReader:
         """The reader for a conditioner of the same config."""
         if self._views is None:
             return CaptionReader()
@@ -179,6 +180,6 @@ def caption_of(sample: SampleEntry) -> str | None:
     return caption if isinstance(caption, str) and caption.strip() else None
 
 
-def conditioner_of(config: ConditionConfig) -> Conditioner | TextConditioner:
+def conditioner_of(config: ConditionConfig) -> AnyConditioner:
     """The conditioner that a config describes; errors as `build_conditioner`'s."""
     return TextConditioner(config.text) if config.encoder == "text" else build_conditioner(config)

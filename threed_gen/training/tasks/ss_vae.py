@@ -10,7 +10,6 @@ voxels near sharp edges; an empty set contributes 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from threed_gen.geometry.sparse_sdf import SparseSDF
 from threed_gen.models.ss_vae import SSVAE, prepare_grid
 from threed_gen.randomness import sample_noise
 from threed_gen.training.run_config import LossConfig, RunConfig, SSVAERun
+from threed_gen.training.tasks.autoencoder import ACTIVE, AutoencoderTask
 from threed_gen.training.tasks.base import ShapeResult, StepLoss
 
 TERMS: tuple[str, ...] = ("in", "ext", "sharp", "kl")
-WATCHED: tuple[str, ...] = ("latent_mean", "latent_std", "posterior_std", "active_channels")
 
 
 @dataclass(frozen=True)
@@ -133,39 +132,26 @@ def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _statistics(mean: Tensor, logvar: Tensor, tokens: list[int]) -> Tensor:
-    """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes 0.01 nats."""
+    """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes ACTIVE."""
     divergence = _divergence(mean, logvar)
     rows = []
     for m, v, kl in zip(
         mean.split(tokens), logvar.split(tokens), divergence.split(tokens), strict=True
     ):
-        active = (kl.mean(0) > 0.01).float().sum()
+        active = (kl.mean(0) > ACTIVE).float().sum()
         std = m.std(unbiased=False)
         rows.append(torch.stack([m.mean(), std, torch.exp(0.5 * v).mean(), active]))
     return torch.stack(rows)
 
 
-class SSVAETask:
+class SSVAETask(AutoencoderTask):
     """Everything the trainer asks about training an SS-VAE."""
 
     term_names = TERMS
-    watched_names = WATCHED
-    watched_group = "latent"
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config, SSVAERun), config.task
         self.config = config
-
-    def prepare(self, dataset: SDFDataset, run: Path) -> None:
-        """Nothing but the samples is needed."""
-
-    def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
-        """All of them can be used."""
-        return dataset
-
-    def usable(self, dataset: SDFDataset) -> SDFDataset:
-        """All of them."""
-        return dataset
 
     def samples(self, dataset: SDFDataset) -> SDFSamples:
         """Fields with the tables of this model."""
@@ -176,34 +162,6 @@ class SSVAETask:
         seed = self.config.init_seed
         torch.manual_seed(self.config.seed if seed is None else seed)
         return SSVAEModule(self.config)
-
-    def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`model.encoder…` → `encoder…`."""
-        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
-
-    def summary(self, loss: Tensor, watched: Tensor) -> dict[str, Any]:
-        """Nothing beyond the terms."""
-        return {}
-
-    def score(self, mean: dict[str, Any]) -> float | None:
-        """Mean IoU."""
-        iou = mean.get("iou")
-        return None if iou is None else float(iou)
-
-    def warnings(self, averages: dict[str, float]) -> list[str]:
-        """Posterior collapse and its opposite, in words."""
-        lines = []
-        if averages["active_channels"] < 1 and averages["posterior_std"] > 0.9:
-            lines.append(
-                "the latents carry nothing (posterior collapse): every channel's KL is below 0.01 "
-                "nats. Lower loss.kl or train.learning_rate"
-            )
-        if averages["latent_std"] > 100 or averages["kl"] > 1000:
-            lines.append(
-                f"the latents grow without bound (std {averages['latent_std']:.3g}, KL "
-                f"{averages['kl']:.3g}). Raise loss.kl or lower train.learning_rate"
-            )
-        return lines
 
     def validate(
         self, weights: dict[str, Tensor], dataset: SDFDataset, indices: list[int], device: Any

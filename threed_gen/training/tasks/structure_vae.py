@@ -10,7 +10,6 @@ trainer then averages over the samples of the global batch.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from threed_gen.data.dataset import SDFDataset
 from threed_gen.models.structure_vae import DensePosterior, StructureVAE
 from threed_gen.randomness import generator
 from threed_gen.training.run_config import RunConfig, StructureLossConfig, StructureVAERun
+from threed_gen.training.tasks.autoencoder import ACTIVE, AutoencoderTask
 from threed_gen.training.tasks.base import ShapeResult, StepLoss
 from threed_gen.training.tasks.structure_samples import (
     EqualDataset,
@@ -29,7 +29,6 @@ from threed_gen.training.tasks.structure_samples import (
 )
 
 TERMS: tuple[str, ...] = ("bce", "dice", "kl")
-WATCHED: tuple[str, ...] = ("latent_mean", "latent_std", "posterior_std", "active_channels")
 
 
 class StructureVAEModule(nn.Module):
@@ -87,35 +86,22 @@ def loss_terms(logits: Tensor, occupancy: Tensor, posterior: DensePosterior) -> 
 
 
 def _statistics(mean: Tensor, posterior: DensePosterior) -> Tensor:
-    """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes 0.01 nats."""
+    """[B, 4] in the order of `WATCHED`; a channel is active when its KL passes ACTIVE."""
     flat = mean.flatten(1)
     channels = posterior.kl().detach().flatten(2).mean(2)  # [B, L]
-    active = (channels > 0.01).float().sum(1)
+    active = (channels > ACTIVE).float().sum(1)
     spread = posterior.std().detach().flatten(1).mean(1)
     return torch.stack([flat.mean(1), flat.std(1, unbiased=False), spread, active], dim=1)
 
 
-class StructureVAETask:
+class StructureVAETask(AutoencoderTask):
     """Everything the trainer asks about training a structure VAE."""
 
     term_names = TERMS
-    watched_names = WATCHED
-    watched_group = "latent"
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config, StructureVAERun), config.task
         self.config = config
-
-    def prepare(self, dataset: SDFDataset, run: Path) -> None:
-        """Nothing but the samples is needed."""
-
-    def open(self, dataset: SDFDataset, run: Path) -> SDFDataset:
-        """All of them can be used."""
-        return dataset
-
-    def usable(self, dataset: SDFDataset) -> SDFDataset:
-        """All of them."""
-        return dataset
 
     def samples(self, dataset: SDFDataset) -> OccupancySamples:
         """Occupancy; a token is a latent cell."""
@@ -126,34 +112,6 @@ class StructureVAETask:
         seed = self.config.init_seed
         torch.manual_seed(self.config.seed if seed is None else seed)
         return StructureVAEModule(self.config)
-
-    def weights_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`model.encoder…` → `encoder…`."""
-        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
-
-    def summary(self, loss: Tensor, watched: Tensor) -> dict[str, Any]:
-        """Nothing beyond the terms."""
-        return {}
-
-    def score(self, mean: dict[str, Any]) -> float | None:
-        """Mean IoU of the cells."""
-        iou = mean.get("iou")
-        return None if iou is None else float(iou)
-
-    def warnings(self, averages: dict[str, float]) -> list[str]:
-        """Posterior collapse and its opposite, in words."""
-        lines = []
-        if averages["active_channels"] < 1 and averages["posterior_std"] > 0.9:
-            lines.append(
-                "the latents carry nothing (posterior collapse): every channel's KL is below 0.01 "
-                "nats. Lower loss.kl or train.learning_rate"
-            )
-        if averages["latent_std"] > 100 or averages["kl"] > 1000:
-            lines.append(
-                f"the latents grow without bound (std {averages['latent_std']:.3g}, KL "
-                f"{averages['kl']:.3g}). Raise loss.kl or lower train.learning_rate"
-            )
-        return lines
 
     def validate(
         self, weights: dict[str, Tensor], dataset: SDFDataset, indices: list[int], device: Any
