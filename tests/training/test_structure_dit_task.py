@@ -218,7 +218,8 @@ def test_samples_travel_to_workers_and_stand_ins_can_be_trained_on(
 
 def test_validation(data: Path, vae: Path, tmp_path: Path) -> None:
     """The same whenever it is asked; the sample is that of `sample_structure`."""
-    from threed_gen.training.validate_structure import _draw, cell_metrics
+    from threed_gen.training.validate_structure import cell_metrics
+    from threed_gen.training.validation_set import draws_of
 
     one, device = opened(data, tmp_path, *on_latents(vae)), torch.device("cpu")
     for parameter in one.module.parameters():
@@ -240,7 +241,7 @@ def test_validation(data: Path, vae: Path, tmp_path: Path) -> None:
     batch = samples.pack([item], [name], [0])
     (found,) = sample_structure(
         structure, one.module.conditioner(batch.shown), config.validation.sampler,
-        partial(_draw, name),
+        draws_of(name),
     )  # fmt: skip
     for key, value in cell_metrics(found, item.cells).items():
         assert shape.metrics[key] == pytest.approx(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from threed_gen.console import progress, say
+from threed_gen.console import progress
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.procedural.families import make_mesh, shape_index
 from threed_gen.errors import UserError
@@ -20,6 +20,7 @@ from threed_gen.report.previews import PreviewShape, write_data_sheet, write_pre
 from threed_gen.training.load import load_run
 from threed_gen.training.run_config import RunConfig
 from threed_gen.training.tasks.base import Panel, ShapeResult
+from threed_gen.training.validation_set import readable
 
 DATA_SHEET_SHAPES = 16
 
@@ -28,16 +29,8 @@ def validate_shapes(
     model: SSVAE, dataset: SDFDataset, indices: list[int], config: RunConfig, device: Any
 ) -> list[ShapeResult]:
     """Reconstruct samples `indices` at the largest resolution of the run, and judge them."""
-    resolution = max(config.data.resolutions)
     results = []
-    for index in indices:
-        try:
-            truth = dataset.load(index, resolution)
-        except UserError as err:
-            if config.data.on_bad_sample == "stop":
-                raise
-            say(f"validation leaves out a bad sample: {err}")
-            continue
+    for index, truth in readable(indices, dataset.load, config):
         shape = Shape(dataset.entry(index).id, truth, reconstruct(model, truth, device))
         judged = judge(shape, config.validation.surface_samples)
         panels = [

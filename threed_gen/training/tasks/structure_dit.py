@@ -50,9 +50,10 @@ class StructureDiTModule(FlowModule):
         assert batch.shown is not None
         x0 = as_rows(self.x0(batch, partial(generator, self.config.seed, step)))  # [B·g³, C]
         lengths = [self.config.model.grid**3] * len(batch.positions)
-        return self.compare(self._velocity, x0, lengths, batch.shown, batch.positions, step)
+        return self.compare(self.velocity, x0, lengths, batch.shown, batch.positions, step)
 
-    def _velocity(self, x: Tensor, t: Tensor, condition: PackedTokens) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, condition: PackedTokens) -> Tensor:
+        """The model's, of packed rows [B·g³, C]."""
         return as_rows(self.model(as_grid(x, self.config.model.grid), t, condition))
 
     def x0(self, batch: OccupancyBatch, draw: Draw | None) -> Tensor:
