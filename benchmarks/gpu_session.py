@@ -27,6 +27,8 @@ SHAPES, RESOLUTIONS, STEPS = 12, (256, 512), 100
 DIFFUSION = ("check", "1.1", "recommended", "1.0",
              "compiled-1.1", "compiled-recommended", "compiled-1.0")  # fmt: skip
 
+GENERATION = ("structure", "latents-512", "decode-512", "latents-1024", "decode-1024")
+
 
 def prepare(_: argparse.Namespace) -> int:
     """Procedural shapes at 256³ and 512³, as shards beside this script; latent coordinates."""
@@ -173,6 +175,17 @@ def diffusion(device: str, out: Path, stage: str) -> dict[str, Any]:
     return {"exit_code": code}
 
 
+def generation(device: str, out: Path, stage: str) -> dict[str, Any]:
+    """A stage of `benchmarks.generation`; on a CPU at toy sizes."""
+    from benchmarks import generation as program
+
+    where = ["--out", str(out), "--stage", stage]
+    code = program.main([*where, *(["--toy"] if device == "cpu" else [])])
+    if code:
+        raise SystemExit(f"generation_{stage} could not start (code {code})")
+    return {"exit_code": code}
+
+
 STAGES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "conv": lambda device, _: check_conv(device),
     "ss_vae_256": lambda device, _: train(device, 256, "direct3d-s2.yaml"),
@@ -183,6 +196,7 @@ STAGES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "ssa_heads": lambda device, out: attention(device, out, "heads"),
     "ssa_patterns": lambda device, out: attention(device, out, "patterns"),
     **{f"ss_dit_{one}": partial(diffusion, stage=one) for one in DIFFUSION},
+    **{f"generation_{one}": partial(generation, stage=one) for one in GENERATION},
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from threed_gen.evaluation.evaluate import finite
-from threed_gen.generation.structure import as_rows, cells_of, sample_space
+from threed_gen.generation.structure import as_rows, cells_of, on_dense_grid, sample_space
 from threed_gen.geometry.blocks import block_mesh
 from threed_gen.models.structure_vae import StructureVAE
 from threed_gen.training.run_config import RunConfig, StructureDiTRun, StructureVAERun
@@ -70,7 +70,8 @@ def validate_structure_dit(
         with torch.no_grad(), precision(config, device):
             condition = module.conditioner(batch.shown)
             x0 = as_rows(module.x0(batch, None))
-            loss = fixed_loss(module.velocity, x0, condition, name, config.validation.times)
+            velocity = on_dense_grid(module.model, config.model.grid)
+            loss = fixed_loss(velocity, x0, condition, name, config.validation.times)
             sampled = sample_space(
                 module.model, condition, config.validation.sampler, draws_of(name)
             )

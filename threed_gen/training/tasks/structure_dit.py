@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.flow.path import Draw
-from threed_gen.generation.structure import StructureSpace, as_grid, as_rows
-from threed_gen.models.layers.cross_attention import PackedTokens
+from threed_gen.generation.structure import StructureSpace, as_rows, on_dense_grid
 from threed_gen.models.structure_dit import StructureDiT
 from threed_gen.randomness import generator
 from threed_gen.training.load_structure import LoadedStructureVAE, read_space, vae_of
@@ -50,11 +49,8 @@ class StructureDiTModule(FlowModule):
         assert batch.shown is not None
         x0 = as_rows(self.x0(batch, partial(generator, self.config.seed, step)))  # [B·g³, C]
         lengths = [self.config.model.grid**3] * len(batch.positions)
-        return self.compare(self.velocity, x0, lengths, batch.shown, batch.positions, step)
-
-    def velocity(self, x: Tensor, t: Tensor, condition: PackedTokens) -> Tensor:
-        """The model's, of packed rows [B·g³, C]."""
-        return as_rows(self.model(as_grid(x, self.config.model.grid), t, condition))
+        velocity = on_dense_grid(self.model, self.config.model.grid)
+        return self.compare(velocity, x0, lengths, batch.shown, batch.positions, step)
 
     def x0(self, batch: OccupancyBatch, draw: Draw | None) -> Tensor:
         """The data end of the path, [B, C, g, g, g]; `draw` is used for draws of the posterior."""
