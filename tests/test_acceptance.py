@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trimesh
 
 from tests import summary
-from tests.acceptance import failures
+from tests.acceptance import failures, generated_failures
 
 GOOD: dict[str, Any] = {
     "resolution": 32,
@@ -43,6 +44,27 @@ def test_each_figure_can_fail(where: str | None, key: str, value: object) -> Non
     verdict = copy.deepcopy(GOOD)
     (verdict if where is None else verdict[where])[key] = value
     assert len(failures(verdict)) == 1
+
+
+VERDICT: dict[str, Any] = {"nearest": {"of": 8, "right": 6}, "problems": []}
+
+
+def ball(radius: float = 0.4) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(4, radius)
+
+
+def test_what_was_generated_can_pass_and_fail() -> None:
+    assert generated_failures(VERDICT, ball()) == []
+    inside_out = ball()
+    inside_out.invert()
+    few = {**VERDICT, "nearest": {"of": 8, "right": 5}}
+    fewer = {**VERDICT, "nearest": {"of": 7, "right": 7}}
+    for verdict, mesh in (
+        (few, ball()), (fewer, ball()), ({**VERDICT, "problems": ["x"]}, ball()),
+        (VERDICT, inside_out), (VERDICT, trimesh.creation.box((0.5, 0.5, 0.5))),
+    ):  # fmt: skip
+        assert len(generated_failures(verdict, mesh)) == 1
+    assert len(generated_failures(VERDICT, ball(0.6))) == 2
 
 
 JUNIT = """<testsuites><testsuite>
