@@ -31,8 +31,9 @@ test: setup  ## the tests everyone runs before a commit (at most 9 minutes on 2 
 	$(TEST) -m "not long and not cluster" -n 2 --dist loadfile
 	$(TEST) -m "cluster and not long"
 
-test-cluster: setup  ## only those of them that start several ranks
-	$(TEST) -m "cluster and not long"
+test-cluster: setup  ## those of them that start several ranks, and more on a real Slurm (as root)
+	@tests/slurm/install.sh
+	$(TEST) -m "(cluster and not long) or slurm"
 
 test-full: setup  ## every test (up to 90 minutes); writes docs/test-full.md
 	@mkdir -p $(RESULT)

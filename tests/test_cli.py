@@ -34,6 +34,10 @@ FROZEN = {
     ],
     "inspect": ["DATA|CONFIG|RUN|MESH", "--extract", "--resolution", "--out", "--verify"],
     "train": ["CONFIG", "--out", "key=value"],
+    "launch": [
+        *("CONFIG|RUN", "--out", "--nodes", "--gpus", "--with", "--site", "--hostfile"),
+        *("--dry-run", "--detach", "key=value"),
+    ],
     "resume": ["RUN", "--fresh"],
     "generate": [
         *("IMAGE", "--run", "--out", "--structure", "--vae", "--cascade", "--weights"),

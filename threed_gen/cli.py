@@ -18,6 +18,8 @@ from pathlib import Path
 
 from threed_gen.commands.generate_options import EXAMPLES as GENERATE_EXAMPLES
 from threed_gen.commands.generate_options import FORMATS, add_generate_options
+from threed_gen.commands.launch_options import EXAMPLES as LAUNCH_EXAMPLES
+from threed_gen.commands.launch_options import add_launch_options
 from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
@@ -68,10 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; `train CONFIG --out RUN key=value` may have its overrides anywhere."""
+    """The arguments; overrides of `train CONFIG --out RUN key=value` may stand anywhere."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if args.command == "train":  # argparse takes no more positionals after the first option
+    if args.command in (
+        "train",
+        "launch",
+    ):  # argparse takes no more positionals after the first option
         args.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
@@ -104,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         _prepare,
         _inspect,
         _train,
+        _launch,
         _resume,
         _encode,
         _generate,
@@ -197,6 +203,12 @@ def _train(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="changes to the config: train.steps=500"
     )
+
+
+def _launch(commands: Commands[argparse.ArgumentParser]) -> None:
+    summary = "start or resume a run on several nodes: Slurm, deepspeed, mpirun, torchrun"
+    after = "Its ranks were ended; `threed-gen launch RUN …` goes on from the newest checkpoint."
+    add_launch_options(_command(commands, "launch", summary, LAUNCH_EXAMPLES, after))
 
 
 def _resume(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -16,7 +16,6 @@ from tests.data.folders import ListSource, TestAsset
 from tests.launcher.programs import Programs
 from tests.launcher.test_slurm import PENDING, RUNNING
 from threed_gen.cli import main
-from threed_gen.commands import launch_follow
 from threed_gen.commands.launch_claim import claimed
 from threed_gen.commands.launch_follow import Following, last_step
 from threed_gen.config import to_yaml
@@ -34,7 +33,6 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     """An empty PATH, and a folder to be in."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(launch_follow, "EVERY_SECONDS", 0.0)
     return Programs(tmp_path, monkeypatch)
 
 
@@ -71,6 +69,19 @@ def test_the_dry_run_of_the_document_is_what_comes_out(
     assert main(found[1].replace("\\\n", " ").split()) == 0
     assert capsys.readouterr().out == found[2]
     assert set(ROOT.glob("runs/*")) == before
+
+
+def test_the_dry_run_asks_slurm(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+    programs.add("scontrol")
+    programs.add("sbatch", err="sbatch: Job 9 to start at 12:00 on nodes n[1-2]")
+    assert launch(*site(), "--dry-run") == 0
+    assert capsys.readouterr().out.endswith("Slurm: Job 9 to start at 12:00 on nodes n[1-2]\n")
+    programs.add("sbatch", err="allocation failure: Too big", code=1)
+    assert launch(*site(), "--dry-run") == 0
+    assert "Slurm: sbatch refused the script: allocation failure: Too big" in (
+        capsys.readouterr().out
+    )
+    assert programs.calls("sbatch") == ["--test-only"] * 2 and nothing_was_written()
 
 
 def test_every_key_of_the_example_is_known() -> None:
@@ -135,10 +146,13 @@ def test_a_run_that_ends_early_is_an_error_whatever_slurm_says(
 def test_control_c_detaches(
     programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pressed(_seconds: float) -> None:
+    shown = Following.progress
+
+    def pressed(self: Following, now: slurm.JobState) -> None:
+        shown(self, now)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch_follow.time, "sleep", pressed)
+    monkeypatch.setattr(Following, "progress", pressed)
     programs.add("sbatch", out="7")
     programs.add("scontrol", out=RUNNING)
     assert launch(*site()) == 0
@@ -154,16 +168,24 @@ def test_following_shows_every_line_once_and_the_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, log = RunDir(tmp_path), tmp_path / "log"
-    states = iter([PENDING, RUNNING, ENDED])
+    states = iter([PENDING, "", "", RUNNING, ENDED])
 
     def ask() -> slurm.JobState:
-        state = slurm.parse_state(7, next(states))
+        state = slurm.parse_state(7, next(states))  # nothing: as when the controller is away
         with log.open("a") as file:
             file.write(f"{state.state}\n")
         return state
 
     Following(run, log, 10, ask).until_the_end(every=0)
-    assert capsys.readouterr().out == "PENDING\nRUNNING\nCOMPLETED\n"
+    output = capsys.readouterr()
+    assert output.out == "PENDING\nRUNNING\nCOMPLETED\n"
+    assert output.err.count("asking again") == 1
+    log.write_text("whole\nhal")
+    following = Following(run, log, 10, ask)
+    assert following.copy() and not following.copy()
+    assert capsys.readouterr().out == "whole\n"
+    assert following.copy(torn=True)
+    assert capsys.readouterr().out == "hal"
     assert last_step(run) is None
     run.metrics.write_text('{"step": 4}\n{"step": 5}\n{"st')
     assert last_step(run) == 5
@@ -186,7 +208,7 @@ def hosts(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_over_hosts(
     programs: Programs, hosts: list[str], launcher: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    programs.add(launcher, then=finish())
+    programs.add(launcher, then=f"/usr/bin/env > seen; {finish()}")
     text = "python: no-python\nenvironment: {A: b c}\n"
     assert launch("--with", launcher, *hosts, *site(text)) == 0
     assert f"finished ({launcher})" in capsys.readouterr().err
@@ -196,7 +218,9 @@ def test_over_hosts(
     assert Path("runs/a/launch/hosts").read_text() == HOSTS
     if launcher == "deepspeed":
         assert "--master_addr=n1" in call
-        assert Path("runs/a/launch/environment").read_text() == "A=b c\n"
+        passed_on = Path("runs/a/launch/environment")
+        assert passed_on.read_text() == "A=b c\n"
+        assert f"DS_ENV_FILE={passed_on.absolute()}\n" in Path("seen").read_text()
         first = re.search(r"master_port=(\d+)", call)
         programs.add("deepspeed", then=finish())
         assert launch("--with", launcher, *hosts, *site(text)) == 0
@@ -222,6 +246,9 @@ def test_a_run_directory_goes_on(programs: Programs, capsys: pytest.CaptureFixtu
     assert 'door=(--resume "$run" "$@")' in output and "run=runs/old" in output
     assert main([*line, "train.steps=5"]) == 2
     assert "goes on with its own config" in capsys.readouterr().err
+    run.finished.touch()
+    assert main(line) == 2
+    assert "runs/old: is finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

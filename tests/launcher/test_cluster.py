@@ -199,6 +199,7 @@ def test_another_mpi_is_not_taken_for_single_processes() -> None:
         ({"SLURM_STEP_TASKS_PER_NODE": "3"}, "how many tasks node 1 has"),
         ({"SLURM_STEP_NODELIST": "n[2-"}, "is not a list of nodes"),
         ({"SLURM_LOCALID": "3"}, "local rank 3 does not fit the 3 ranks"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}, "another machine on each of the 3"),
         ({"SLURM_JOB_ID": "x"}, "SLURM_JOB_ID must be a whole number"),
     ],
 )

@@ -37,6 +37,19 @@ def test_submit_gives_the_number(programs: Programs) -> None:
     assert programs.calls("sbatch") == ["--parsable job.sbatch"]
 
 
+def test_a_job_inherits_nothing_of_the_job_it_is_submitted_from(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs.add("scontrol")
+    programs.add("sbatch", out="8", then=f"/usr/bin/env > {tmp_path}/seen")
+    for name in ("SLURM_NTASKS", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "x")
+    slurm.submit(Path("job.sbatch"))
+    seen = (tmp_path / "seen").read_text()
+    assert "SLURM_CONF=x" in seen and "SBATCH_ACCOUNT=x" in seen
+    assert "SLURM_NTASKS" not in seen
+
+
 def test_an_unknown_partition_is_named_with_those_that_exist(programs: Programs) -> None:
     programs.add("scontrol")
     programs.add("sinfo", out="gpu\ncpu\ngpu")
@@ -65,6 +78,8 @@ def test_states() -> None:
     assert running.told() == "RUNNING on n[1-4], start 2"
     pending = slurm.parse_state(7, PENDING)
     assert (pending.told(), pending.ended) == ("PENDING (Resources)", False)
+    hopeless = slurm.parse_state(7, PENDING.replace("=Resources", "=PartitionNodeLimit"))
+    assert hopeless.told() == "PENDING (PartitionNodeLimit, and would for ever: scancel 7)"
     for state in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "CANCELLED"):
         assert slurm.parse_state(7, RUNNING.replace("RUNNING", state)).ended
     for state in ("COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"):

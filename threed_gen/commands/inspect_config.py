@@ -32,7 +32,7 @@ Rows = list[tuple[str, str]]
 def show_config(path: Path) -> None:
     """Print the model's parameter counts and what the run would do."""
     config = load_run_config(path)
-    model = _model(config)
+    model = model_of(config)
     rows = [
         (name, f"{sum(p.numel() for p in part.parameters()):,}")
         for name, part in model.named_children()
@@ -64,7 +64,7 @@ def show_config(path: Path) -> None:
     print(table(["setting", "value"], settings + _of_task(config, total)))
 
 
-def _model(config: RunConfig) -> nn.Module:
+def model_of(config: RunConfig) -> nn.Module:
     with torch.device("meta"):
         if isinstance(config, SSDiTRun):
             return SSDiT(config.model)

@@ -1,0 +1,28 @@
+"""One Slurm for all tests of this folder, at rest again before each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm.lab import SlurmLab
+
+
+@pytest.fixture(scope="session")
+def started_lab() -> Iterator[SlurmLab]:
+    with SlurmLab(nodes=4, gpus=8) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(started_lab: SlurmLab) -> Iterator[SlurmLab]:
+    """Four nodes, n1 to n4, with 16 cores and 8 GPUs each, idle. No test may leave a process."""
+    started_lab.clear()
+    yield started_lab
+    started_lab.run(["scancel", "--full", "--user=root"], check=False)
+    deadline = time.monotonic() + 10
+    while left := started_lab.strangers():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
