@@ -65,6 +65,7 @@ def show_config(path: Path) -> None:
 
 
 def model_of(config: RunConfig) -> nn.Module:
+    """The network of a config, without storage: for its names, shapes and counts."""
     with torch.device("meta"):
         if isinstance(config, SSDiTRun):
             return SSDiT(config.model)
