@@ -190,7 +190,12 @@ def test_a_run_is_shown_and_made_anew_when_it_went_on(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it_with_one_line(tmp_path: Path) -> None:
     BALL.export(tmp_path / "a.glb")
-    command = [sys.executable, "-m", "threed_gen.cli", "view", str(tmp_path)]
+    # Ctrl-C is ignored by what a shell starts in the background, and so by its children.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from threed_gen import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "view", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
