@@ -16,8 +16,8 @@ from threed_gen.generation.image import read_images
 from threed_gen.generation.mesh_file import check_target, fill_holes, simplified, write_mesh
 from threed_gen.generation.pipeline import Made, Pipeline, Settings
 from threed_gen.generation.stages import LatentStage, Picture, StructureStage, with_changes
+from threed_gen.training.load import best_device
 from threed_gen.training.load_generation import (
-    best_device,
     load_latent_stage,
     load_structure_stage,
     shared,

@@ -56,6 +56,25 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged or no safetensors file ({err})") from err
 
 
+def wanted(module: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `found` must hold to be loaded: constant buffers may be missing from checkpoints."""
+    constants = {name for name, _ in module.named_buffers()}
+    return {n: v for n, v in module.state_dict().items() if n in found or n not in constants}
+
+
+def mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """One line for each name that is missing, left over, or of another shape."""
+    return [
+        *(f"{name} is missing" for name in own if name not in found),
+        *(f"{name} is not in this model" for name in found if name not in own),
+        *(
+            f"{name} has shape {list(found[name].shape)}, here {list(value.shape)}"
+            for name, value in own.items()
+            if name in found and found[name].shape != value.shape
+        ),
+    ]
+
+
 def weights_sha256(model: nn.Module) -> str:
     """Of all weights by name, type and shape; the same however they were stored."""
     return state_sha256(model.state_dict())

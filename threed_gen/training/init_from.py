@@ -6,14 +6,13 @@ them. With `partial` what fits is taken, and every name that does not is printed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from threed_gen.errors import UserError
-from threed_gen.models.weights import read_weights_file
+from threed_gen.models.weights import mismatches, read_weights_file, wanted
 from threed_gen.training.load import newest_of, weights_of
 from threed_gen.training.run_config import InitFrom
 
@@ -32,8 +31,7 @@ def load_initial(module: nn.Module, init: InitFrom) -> list[str]:
         found, source = weights_of(checkpoint, init.weights), f"{checkpoint.path} ({init.weights})"
     else:
         found, source = _named_like(module, read_weights_file(path)), str(path)
-    constants = {name for name, _ in module.named_buffers()}  # checkpoints hold parameters alone
-    own = {n: v for n, v in module.state_dict().items() if n in found or n not in constants}
+    own = wanted(module, found)
     problems = mismatches(own, found)
     if problems and not init.partial:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -50,19 +48,6 @@ def load_initial(module: nn.Module, init: InitFrom) -> list[str]:
     return [
         f"init_from: {len(fitting)} of {len(own)} tensors from {source}",
         *(f"  init_from: {line}" for line in problems),
-    ]
-
-
-def mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """One line for each name that is missing, left over, or of another shape."""
-    return [
-        *(f"{name} is missing" for name in own if name not in found),
-        *(f"{name} is not in this model" for name in found if name not in own),
-        *(
-            f"{name} has shape {list(found[name].shape)}, here {list(value.shape)}"
-            for name, value in own.items()
-            if name in found and found[name].shape != value.shape
-        ),
     ]
 
 

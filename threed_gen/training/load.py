@@ -14,6 +14,7 @@ from threed_gen.console import say
 from threed_gen.data.embedded import ensure_prepared
 from threed_gen.errors import UserError
 from threed_gen.models.ss_vae import SSVAE
+from threed_gen.models.weights import mismatches, wanted
 from threed_gen.training import checkpoint as ckpt
 from threed_gen.training.exported import exported_step, is_exported, read_exported
 from threed_gen.training.run_config import RunConfig, SSVAERun, load_run_config
@@ -52,9 +53,7 @@ def load_run(root: Path, weights: str = "ema") -> LoadedRun:
         UserError: not such a run, no whole checkpoint, or weights that do not fit the config.
     """
     loaded = load_vae(root, weights)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(os.cpu_count() or 1)
+    device = best_device()
     data = ensure_prepared(loaded.config.data, root / "data", os.cpu_count() or 1)
     return LoadedRun(loaded.model.to(device), loaded.config, loaded.step, device, data)
 
@@ -110,15 +109,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path, config: P
 
     Constant buffers that `state` lacks stay as the module has them: checkpoints hold parameters.
     """
-    constants = {name for name, _ in module.named_buffers()}
-    own = {n: v for n, v in module.state_dict().items() if n in state or n not in constants}
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {list(state[name].shape)}, not {list(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    ]
+    problems = mismatches(wanted(module, state), state)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{source}: does not fit {config}: {problems[0]}{more}")
@@ -133,3 +124,11 @@ def check_finite(module: nn.Module, source: Path) -> None:
             f"{source}: {len(wrong)} weights are not finite ({wrong[0]} …); go back to an earlier "
             "checkpoint"
         )
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one; on a CPU all cores compute."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(os.cpu_count() or 1)
+    return torch.device("cpu")

@@ -8,13 +8,11 @@ weights of the SS-VAE are refused, because the latents would mean something else
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from threed_gen.data.latents.statistics import LatentStatistics
@@ -197,11 +195,3 @@ def _found(told: Mapping[str, Any], root: Path, what: str, option: str) -> Path:
     if found is None:
         raise UserError(f"{root / SOURCES}: the {what} {run} is not there; give {option} RUN")
     return found
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one; on a CPU all cores compute."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    torch.set_num_threads(os.cpu_count() or 1)
-    return torch.device("cpu")

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, device, nn
 
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.geometry.mesh import Mesh
+from threed_gen.training.run_config import RunConfig
+
+
+def seed_weights(config: RunConfig) -> None:
+    """First weights are drawn from `init_seed`, or else from the run's seed."""
+    torch.manual_seed(config.seed if config.init_seed is None else config.init_seed)
 
 
 class MicroBatch(Protocol):

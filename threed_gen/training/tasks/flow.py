@@ -104,11 +104,6 @@ class FlowTask:
         assert self._conditioner is not None
         return None if self._conditioner.trains else self._conditioner
 
-    def seed_weights(self) -> None:
-        """First weights are drawn from `init_seed`, or else from the run's seed."""
-        seed = self.config.init_seed
-        torch.manual_seed(self.config.seed if seed is None else seed)
-
     def built(self, module: FlowModule) -> None:
         """Remember the conditioner; UserError if its tokens do not fit the model."""
         self._conditioner = module.conditioner

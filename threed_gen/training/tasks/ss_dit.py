@@ -14,7 +14,7 @@ from threed_gen.flow.path import on_grid
 from threed_gen.models.ss_dit import SSDiT
 from threed_gen.training.encode import FrozenVAE
 from threed_gen.training.run_config import RunConfig, SSDiTRun
-from threed_gen.training.tasks.base import ShapeResult, StepLoss
+from threed_gen.training.tasks.base import ShapeResult, StepLoss, seed_weights
 from threed_gen.training.tasks.flow import FlowModule, FlowTask
 from threed_gen.training.tasks.latent_samples import LatentBatch, LatentSamples
 from threed_gen.training.tasks.latent_sources import (
@@ -85,7 +85,7 @@ class SSDiTTask(FlowTask):
 
     def build_module(self) -> nn.Module:
         """A fresh module."""
-        self.seed_weights()
+        seed_weights(self.config)
         module = SSDiTModule(self.config)
         have, want = self.config.model.latent_channels, self._opened.source.channels
         if have != want:

@@ -23,7 +23,7 @@ from threed_gen.models.ss_vae import SSVAE, prepare_grid
 from threed_gen.randomness import sample_noise
 from threed_gen.training.run_config import LossConfig, RunConfig, SSVAERun
 from threed_gen.training.tasks.autoencoder import ACTIVE, AutoencoderTask
-from threed_gen.training.tasks.base import ShapeResult, StepLoss
+from threed_gen.training.tasks.base import ShapeResult, StepLoss, seed_weights
 
 TERMS: tuple[str, ...] = ("in", "ext", "sharp", "kl")
 
@@ -159,8 +159,7 @@ class SSVAETask(AutoencoderTask):
 
     def build_module(self) -> nn.Module:
         """A fresh module, its weights drawn from `init_seed`, or else from the run's seed."""
-        seed = self.config.init_seed
-        torch.manual_seed(self.config.seed if seed is None else seed)
+        seed_weights(self.config)
         return SSVAEModule(self.config)
 
     def validate(

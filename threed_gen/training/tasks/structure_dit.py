@@ -20,7 +20,7 @@ from threed_gen.models.structure_dit import StructureDiT
 from threed_gen.randomness import generator
 from threed_gen.training.load_structure import LoadedStructureVAE, read_space, vae_of
 from threed_gen.training.run_config import RunConfig, StructureDiTRun
-from threed_gen.training.tasks.base import ShapeResult, StepLoss
+from threed_gen.training.tasks.base import ShapeResult, StepLoss, seed_weights
 from threed_gen.training.tasks.flow import FlowModule, FlowTask
 from threed_gen.training.tasks.latent_sources import SOURCES
 from threed_gen.training.tasks.shown import AnyConditioner, Shown
@@ -97,7 +97,7 @@ class StructureDiTTask(FlowTask):
     def build_module(self) -> nn.Module:
         """A fresh module."""
         assert self._space is not None, "open() comes first"
-        self.seed_weights()
+        seed_weights(self.config)
         module = StructureDiTModule(self.config, self._space)
         self.built(module)
         return module

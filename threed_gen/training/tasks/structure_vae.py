@@ -21,7 +21,7 @@ from threed_gen.models.structure_vae import DensePosterior, StructureVAE
 from threed_gen.randomness import generator
 from threed_gen.training.run_config import RunConfig, StructureLossConfig, StructureVAERun
 from threed_gen.training.tasks.autoencoder import ACTIVE, AutoencoderTask
-from threed_gen.training.tasks.base import ShapeResult, StepLoss
+from threed_gen.training.tasks.base import ShapeResult, StepLoss, seed_weights
 from threed_gen.training.tasks.structure_samples import (
     EqualDataset,
     OccupancyBatch,
@@ -109,8 +109,7 @@ class StructureVAETask(AutoencoderTask):
 
     def build_module(self) -> nn.Module:
         """A fresh module, its weights drawn from `init_seed`, or else from the run's seed."""
-        seed = self.config.init_seed
-        torch.manual_seed(self.config.seed if seed is None else seed)
+        seed_weights(self.config)
         return StructureVAEModule(self.config)
 
     def validate(
