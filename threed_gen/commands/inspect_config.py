@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from threed_gen.console import table
 from threed_gen.data.config import DataConfig, FilterConfig
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.filter import told
 from threed_gen.geometry.sparse_sdf import BRICK
-from threed_gen.models.ss_dit import SSDiT
-from threed_gen.models.ss_vae import SSVAE
-from threed_gen.models.structure_dit import StructureDiT
-from threed_gen.models.structure_vae import StructureVAE
+from threed_gen.models.official.networks import blueprint
 from threed_gen.training.memory import expected_memory, mean_tokens, micro_batch
 from threed_gen.training.run_config import (
     RunConfig,
     SSDiTRun,
-    SSVAERun,
     StructureDiTRun,
     StructureVAERun,
     load_run_config,
@@ -32,7 +25,7 @@ Rows = list[tuple[str, str]]
 def show_config(path: Path) -> None:
     """Print the model's parameter counts and what the run would do."""
     config = load_run_config(path)
-    model = model_of(config)
+    model = blueprint(config.model)
     rows = [
         (name, f"{sum(p.numel() for p in part.parameters()):,}")
         for name, part in model.named_children()
@@ -62,19 +55,6 @@ def show_config(path: Path) -> None:
     if config.init_from is not None:
         settings.append(("begins with", config.init_from.path))
     print(table(["setting", "value"], settings + _of_task(config, total)))
-
-
-def model_of(config: RunConfig) -> nn.Module:
-    """The network of a config, without storage: for its names, shapes and counts."""
-    with torch.device("meta"):
-        if isinstance(config, SSDiTRun):
-            return SSDiT(config.model)
-        if isinstance(config, StructureDiTRun):
-            return StructureDiT(config.model)
-        if isinstance(config, StructureVAERun):
-            return StructureVAE(config.model)
-        assert isinstance(config, SSVAERun), config.task
-        return SSVAE(config.model)
 
 
 def _of_task(config: RunConfig, parameters: int) -> Rows:

@@ -11,10 +11,10 @@ from pathlib import Path
 from launcher.cluster import Cluster
 from launcher.command import Ranks
 from launcher.shard_plan import deal
-from threed_gen.commands.inspect_config import model_of
 from threed_gen.console import table
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.errors import UserError
+from threed_gen.models.official.networks import blueprint
 from threed_gen.training.loader import imbalance, make_plan
 from threed_gen.training.memory import GIB, expected_memory, mean_tokens, state_bytes
 from threed_gen.training.run_config import RunConfig, SSDiTRun
@@ -140,7 +140,7 @@ def memory_rows(config: RunConfig, ranks: Ranks) -> Rows:
     """What one GPU will hold; an estimate from the config."""
     if isinstance(config, SSDiTRun):
         return [("each rank", expected_memory(config, ranks.world).told())]
-    parameters = sum(p.numel() for p in model_of(config).parameters())
+    parameters = sum(p.numel() for p in blueprint(config.model).parameters())
     states = state_bytes(parameters, config.train.zero_stage, ranks.world) / GIB
     size = f"({parameters / 1e6:.1f} M parameters, ZeRO {config.train.zero_stage})"
     return [

@@ -183,7 +183,7 @@ def _to_slot(
         )
     if slot.part == "dit":
         refuse_normalised(root)
-    model: Config = config.model  # type: ignore[attr-defined]
+    model = config.model
     params = official_params(model, slot.resolution, str(root))
     sections[slot.section] = section(TARGETS[slot.task], params)
     sections |= official_sections(slot, config, str(root))

@@ -105,6 +105,7 @@ class RunConfig(Config):
     init_seed: int | None = None  # of the first weights alone; None: `seed`
     init_from: InitFrom | None = None
     data: DataConfig = DataConfig()
+    model: Config  # the network; each task narrows it
     train: TrainConfig = TrainConfig()
     validation: ValidationConfig = ValidationConfig()
 
