@@ -33,6 +33,7 @@ FILES = {
     "config": "base",
     "console": "base",
     "errors": "base",
+    "machine": "base",
     "files": "base",
     "randomness": "base",
     "cli": "cli",

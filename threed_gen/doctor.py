@@ -181,10 +181,11 @@ def _slurm() -> list[Finding]:
 def _machine() -> list[Finding]:
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from threed_gen.machine import cores
+
     memory = psutil.virtual_memory()
     total, free = memory.total / 2**30, memory.available / 2**30
-    found = f"{platform.system()} {platform.machine()} · {cores} cores"
+    found = f"{platform.system()} {platform.machine()} · {cores()} cores"
     findings = [Finding("machine", "ok", found)]
     text = f"{free:.0f} of {total:.0f} GiB free"
     small = free < 4

@@ -7,7 +7,6 @@ meshes of a folder, or what an SS-VAE's run makes of a data set's shapes, by the
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from threed_gen.console import progress, say
@@ -21,6 +20,7 @@ from threed_gen.evaluation.verdict import summary_of, verdict_table, write_verdi
 from threed_gen.files import write_atomically
 from threed_gen.geometry.marching_cubes import extract_mesh
 from threed_gen.geometry.mesh_io import save_mesh
+from threed_gen.machine import cores
 from threed_gen.report.worst import write_worst
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         matched = rebuilt(args.run, args.against, truths, out / "meshes", sampling)
     else:
         matched = match(args.run, truths, args.align, sampling)
-    workers = _cores() if args.workers is None else args.workers
+    workers = cores() if args.workers is None else args.workers
     rows = judge_pairs(matched.pairs, workers)
     names = args.run.resolve().name, args.against.resolve().name
     summary = summary_of(*names, rows, matched, "none" if is_run else args.align, sampling)
@@ -104,7 +104,3 @@ def rebuilt(
             found = None
         pairs.append(Pair(name, found, known[name], "none", sampling))
     return Matched(pairs, [], [])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from threed_gen.console import say
 from threed_gen.errors import UserError
+from threed_gen.machine import cores
 from threed_gen.report.files_page import files_html
 from threed_gen.report.mesh_files import choose
 from threed_gen.report.page import report_html
@@ -37,8 +37,7 @@ def serving(paths: list[Path], port: int) -> PageServer:
     chosen = choose(paths)
     name = paths[0].resolve().name if len(paths) == 1 else f"{len(chosen.files)} meshes"
     html = files_html(name, chosen)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return PageServer(port, lambda: html, chosen.files, min(cores, 4))
+    return PageServer(port, lambda: html, chosen.files, min(cores(), 4))
 
 
 class RunPage:

@@ -7,7 +7,6 @@ and is made all the same.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from threed_gen.data.workers import Lost, run_tasks
 from threed_gen.geometry.marching_cubes import extract_mesh
 from threed_gen.geometry.mesh import Mesh
 from threed_gen.geometry.render.clay import CLAY, Scene, frame_of
+from threed_gen.machine import cores
 from threed_gen.report.meshes import coarser, poster, viewable
 from threed_gen.report.text import plain
 
@@ -60,9 +60,8 @@ def wish(root: Path, number: int, sample: SampleEntry, resolution: int, solid: b
 
 def draw(wishes: Sequence[Wish]) -> dict[tuple[int, bool], Drawn]:
     """All pictures, by sample and kind; many of them side by side on the cores at hand."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     small = len(wishes) <= FEW and sum(each.grid.voxels for each in wishes) <= SMALL
-    workers = 0 if small else min(cores, 8, len(wishes))
+    workers = 0 if small else min(cores(), 8, len(wishes))
     found: dict[tuple[int, bool], Drawn] = {}
     with Progress(len(wishes), "report", "picture") as bar:
         for drawn in run_tasks(draw_one, wishes, workers, _lost):
