@@ -1,6 +1,7 @@
 """Expected curves of a tiny config: five seeds give a band, others check it, defects must leave it.
 
-The parts that `expected_curves.py` (SS-VAE) and `expected_flow_curves.py` (SS-DiT) share.
+The parts that `expected_quickstart.py` (the quickstart's three models) and
+`expected_flow_curves.py` (the SS-DiT on one common token set) share.
 """
 
 from __future__ import annotations
@@ -16,17 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from threed_gen.evaluation.expected import (
     WINDOWS,
     Band,
-    Curves,
     departures,
     load_band,
     make_band,
-    validation_points,
-    window_means,
+    records,
+    run_curves,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,18 +45,6 @@ class Case:
     defects: dict[str, tuple[str, list[str]]]
     defect_windows: int  # that a defect is given to show itself
     drawn: tuple[str, ...] | None = None  # curves in the picture; None: all
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def curves_of(run: Path, steps: int) -> Curves:
-    """What a run, finished or not, has done so far."""
-    metrics = records(run / "metrics.jsonl")
-    return window_means(metrics, steps) | validation_points(records(run / "validation.jsonl"))
 
 
 def start(case: Case, code: str, run: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
@@ -98,9 +85,13 @@ def train_seeds(case: Case, work: Path, overrides: list[str]) -> list[Path]:
 
 def make(case: Case, work: Path) -> int:
     """The first seeds give the band; the further ones must stay inside."""
-    runs = train_seeds(case, work, case.overrides(work))
+    return write_band(case, train_seeds(case, work, case.overrides(work)))
+
+
+def write_band(case: Case, runs: list[Path]) -> int:
+    """The committed files from the runs of all seeds; 1 when a further seed leaves the band."""
     steps = int(records(runs[0] / "metrics.jsonl")[-1]["step"])
-    curves = [curves_of(run, steps) for run in runs]
+    curves = [run_curves(run, steps) for run in runs]
     band = make_band(curves[: len(case.seeds)], steps)
     outside = [line for one in curves[len(case.seeds) :] for line in departures(one, band)]
     tree = {
@@ -112,17 +103,15 @@ def make(case: Case, work: Path) -> int:
     case.expected.with_suffix(".svg").write_text(picture(band, case.drawn))
     for run in runs:
         lines = records(run / "metrics.jsonl")
-        print(
-            f"{run.name}: final loss / loss at step 10 = {lines[-1]['loss'] / lines[9]['loss']:.4f}"
-        )
-    print("\n".join(outside) or f"seeds {list(case.extra_seeds)} stay inside")
+        print(f"{run}: final loss / loss at step 10 = {lines[-1]['loss'] / lines[9]['loss']:.4f}")
+    print("\n".join(outside) or f"{case.config}: seeds {list(case.extra_seeds)} stay inside")
     return bool(outside)
 
 
 def check(case: Case, run: Path) -> int:
     """Compare a run, finished or not, with the committed band."""
     band = load_band(case.expected)
-    lines = departures(curves_of(run, band.steps), band)
+    lines = departures(run_curves(run, band.steps), band)
     print("\n".join(lines) or f"{run}: inside the band")
     return bool(lines)
 
@@ -138,7 +127,7 @@ def break_it(case: Case, work: Path) -> int:
             time.sleep(1)
         process.kill()
         process.wait()
-        lines = departures(curves_of(run, band.steps), band)
+        lines = departures(run_curves(run, band.steps), band)
         missed += not lines
         print(f"{name}: {len(lines)} departures" + (f", first: {lines[0]}" if lines else ""))
     return missed

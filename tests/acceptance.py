@@ -48,6 +48,16 @@ def generated_failures(summary: Mapping[str, Any], mesh: trimesh.Trimesh) -> lis
     return missed(checks)
 
 
+def curve_failures(out: Path) -> list[str]:
+    """Where a whole quickstart left its expected curves."""
+    from threed_gen.evaluation.expected import WINDOWS
+    from threed_gen.quickstart.corridor import TASKS
+    from threed_gen.quickstart.expected import outside, windows
+
+    there = [(f"windows of {task}", windows(task, out / task), ">=", WINDOWS) for task in TASKS]
+    return missed(there) + outside(lambda task: out / task)
+
+
 def missed(checks: Sequence[tuple[str, Any, str, float]]) -> list[str]:
     """The checks (name, value, sign, limit) that do not hold, in words."""
     return [
@@ -63,6 +73,7 @@ def main(out: Path) -> int:
     problems = failures(_json(out / "ss_vae" / "evaluation.json"))
     mesh = trimesh.load_mesh(out / "generated.glb", process=True)
     problems += generated_failures(_json(out / "generated.evaluated" / "summary.json"), mesh)
+    problems += curve_failures(out)
     for folder in (".", "ss_vae", "structure_dit", "ss_dit"):
         if not (out / folder / "report.html").is_file():
             problems.append(f"{folder}/report.html is missing")

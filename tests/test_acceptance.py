@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 import trimesh
 
 from tests import summary
-from tests.acceptance import failures, generated_failures
+from tests.acceptance import curve_failures, failures, generated_failures
+from threed_gen.evaluation.expected import load_band
+from threed_gen.quickstart.corridor import TASKS
+from threed_gen.quickstart.expected import expected_file, outside, told
 
 GOOD: dict[str, Any] = {
     "resolution": 32,
@@ -65,6 +69,42 @@ def test_what_was_generated_can_pass_and_fail() -> None:
     ):  # fmt: skip
         assert len(generated_failures(verdict, mesh)) == 1
     assert len(generated_failures(VERDICT, ball(0.6))) == 2
+
+
+def trained(out: Path, *, times: float = 1.0, windows: int = 20) -> Path:
+    """Journals of runs that follow the middle of their bands; the SS-VAE's total is scaled."""
+    for task in TASKS:
+        band = load_band(expected_file(task))
+        terms = {name: means for name, means in band.mean.items() if name != "total"}
+        lines = []
+        for step in range(windows * band.window):
+            k = step // band.window
+            loss = band.mean["total"][k] * (times if task == "ss_vae" else 1.0)
+            here = {name: m[k] for name, m in terms.items() if len(m) == len(band.mean["total"])}
+            lines.append(json.dumps({"step": step + 1, "loss": loss, "terms": here}))
+        (out / task).mkdir(parents=True)
+        (out / task / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return out
+
+
+def test_a_quickstart_inside_its_curves(tmp_path: Path) -> None:
+    out = trained(tmp_path)
+    assert curve_failures(out) == []
+    assert "Inside the expected curves" in told(lambda task: out / task)
+
+
+def test_one_training_outside_its_curves(tmp_path: Path) -> None:
+    out = trained(tmp_path, times=2.0)
+    lines = curve_failures(out)
+    assert len(lines) == 20 and all(line.startswith("ss_vae: total: steps ") for line in lines)
+    assert "20 window means lie outside" in told(lambda task: out / task)
+
+
+def test_an_unfinished_quickstart_is_inside_but_not_accepted(tmp_path: Path) -> None:
+    out = trained(tmp_path, windows=3)
+    assert outside(lambda task: out / task) == []
+    assert curve_failures(out) == [f"windows of {task}: 3 should be >= 20" for task in TASKS]
+    assert curve_failures(tmp_path / "nothing")  # no journal at all
 
 
 JUNIT = """<testsuites><testsuite>

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.curves import curves_of, records, start
+from benchmarks.curves import start
 from benchmarks.expected_flow_curves import CASE
 from tests.training import runs
-from threed_gen.evaluation.expected import departures, load_band
+from threed_gen.evaluation.expected import departures, load_band, records, run_curves
 from threed_gen.training.run_config import load_run_config
 
 pytestmark = pytest.mark.timeout(1200)  # one rank, one thread: not a cluster test
@@ -24,7 +24,7 @@ def trained(folder: Path, windows: int, code: str = "", *more: str) -> list[str]
         runs.wait_until(lambda: len(records(run / "metrics.jsonl")) >= wanted, process, 1000)
     finally:
         runs.end(process)
-    return departures(curves_of(run, band.steps), band)
+    return departures(run_curves(run, band.steps), band)
 
 
 def test_the_config_is_the_one_that_the_curves_were_made_with() -> None:

@@ -67,6 +67,20 @@ def validation_points(records: Sequence[Mapping[str, Any]]) -> Curves:
     return {title: [mean[key] for mean in known] for title, key in names.items() if known}
 
 
+def run_curves(run: Path, steps: int) -> Curves:
+    """What a run of `steps` steps has done so far; empty before its first step."""
+    metrics = records(run / "metrics.jsonl")
+    if not metrics:
+        return {}
+    return window_means(metrics, steps) | validation_points(records(run / "validation.jsonl"))
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; its last one may be torn."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def make_band(runs: Sequence[Curves], steps: int) -> Band:
     """The band of several seeds: mean ± max(3σ, 10 % of the mean), σ over the seeds (n − 1)."""
     low: Curves = {}

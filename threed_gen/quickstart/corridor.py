@@ -20,8 +20,9 @@ from threed_gen.console import say
 from threed_gen.data.config import ProceduralConfig
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically, write_json
+from threed_gen.machine import cores
 from threed_gen.quickstart.children import Training, train_side_by_side
-from threed_gen.quickstart.steps import Step, cores, free_name, is_newer, read_json, walk
+from threed_gen.quickstart.steps import Step, free_name, is_newer, read_json, walk
 
 SEED = 0
 TASKS = ("ss_vae", "structure_dit", "ss_dit")
@@ -62,10 +63,10 @@ class Quickstart:
             Step(f"meshes    {made}", "seconds", self.meshes_done, self.make_meshes),
             Step(f"prepare   meshes → shards, {views} pictures of each", "half a minute",
                  self.data_done, self.prepare),
-            Step("train     a Sparse SDF VAE, and beside it the structure stage", "8 minutes",
+            Step("train     a Sparse SDF VAE, and beside it the structure stage", "5 minutes",
                  self.autoencoded, self.train_first),
             Step("encode    shapes → latents", "seconds", self.encoded, self.encode),
-            Step("train     an SS-DiT, from pictures to latents", "5 minutes",
+            Step("train     an SS-DiT, from pictures to latents", "4 minutes",
                  self.trained, self.train_second),
             Step("generate  from pictures that training never saw", "seconds",
                  self.made, self.generate),
@@ -256,14 +257,17 @@ class Quickstart:
 def quickstart(out: Path, meshes: Path | None) -> int:
     """Run what is not done yet, then show the verdict. Returns how many steps were run."""
     from threed_gen.evaluation.evaluate import evaluation_table
+    from threed_gen.quickstart import expected
 
     way = Quickstart(out, meshes)
     way.enter()
-    say(f"quickstart in {out}: about a quarter of an hour on two CPU cores, once")
+    say(f"quickstart in {out}: about ten minutes on two CPU cores, once")
     ran = walk(way.steps())
     print("What the SS-VAE rebuilds of its shapes:")
     print(evaluation_table(read_json(way.run_of("ss_vae") / "evaluation.json")))
     print("\n" + told(read_json(way.evaluated / "summary.json")))
+    if meshes is None:  # the committed curves are those of the procedural shapes
+        print(expected.told(way.run_of))
     print(f"\nA mesh made from one picture: {way.mesh.resolve()}")
     print(f"Open the page in a browser:    {way.page.resolve()}")
     return ran

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,8 +62,3 @@ def free_name(path: Path) -> Path:
     while path.with_name(f"{path.name}.{number}").exists():
         number += 1
     return path.with_name(f"{path.name}.{number}")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
