@@ -33,7 +33,7 @@ test: setup  ## the tests everyone runs before a commit (at most 9 minutes on 2 
 
 test-cluster: setup  ## those of them that start several ranks, and more on a real Slurm (as root)
 	@tests/slurm/install.sh
-	$(TEST) -m "(cluster and not long) or slurm"
+	$(TEST) -m "((cluster and not long) or slurm) and not matrix"
 
 test-full: setup  ## every test (up to 90 minutes); writes docs/test-full.md
 	@mkdir -p $(RESULT)

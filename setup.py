@@ -21,6 +21,7 @@ REQUIRES = [
     "tensorboard>=2.16",
     "safetensors>=0.5",
     "huggingface_hub>=0.30,<3",
+    "fsspec[http]>=2024.2",  # shards at a URL
     "transformers>=4.48,<6",  # DINOv2 with registers; CLIP and T5 for captions
     # geometry
     "numpy>=1.26,<3",

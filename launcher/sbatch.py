@@ -91,13 +91,18 @@ def training_body(head: tuple[str, ...], step: str) -> tuple[str, ...]:
         "else",
         '    door=(--config "$config" --out "$run" "$@")',
         "fi",
-        step,
+        *_ranks(step),
     )
 
 
 def resuming_body(head: tuple[str, ...], step: str) -> tuple[str, ...]:
     """A job that goes on with `run`; "$@" may hold --fresh."""
-    return (*head, "", 'door=(--resume "$run" "$@")', step)
+    return (*head, "", 'door=(--resume "$run" "$@")', *_ranks(step))
+
+
+def _ranks(step: str) -> tuple[str, ...]:
+    """The end of every training job. What looks at the nodes before the ranks start stands here."""
+    return (step,)
 
 
 def step_line(words: list[str]) -> str:

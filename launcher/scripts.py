@@ -70,16 +70,17 @@ def _prepare() -> Batch:
 
 def _encode() -> Batch:
     about = (
-        "Latents of prepared shapes, as a trained SS-VAE says them, on one GPU.",
+        "Latents of prepared shapes: every task of the array encodes its own on one GPU, the last",
+        "one packs.",
         "",
-        "  sbatch slurm/encode.sbatch RUN DATA --out LATENTS",
+        "  sbatch [--array=0-15] slurm/encode.sbatch RUN DATA --out LATENTS",
         "",
         "The same command again does what is left.",
     )
     command = f'{PYTHON} -m threed_gen.cli encode "$@"'
     return Batch(
-        name="encode", about=about, nodes=1, tasks=1, gpus=1, log="%x-%j.log",
-        body=(HERE, command),
+        name="encode", about=about, nodes=1, tasks=1, gpus=1, array="0-3",
+        log="%x-%A_%a.log", body=(HERE, command),
     )  # fmt: skip
 
 

@@ -1,38 +1,31 @@
 """Which samples make up which global batch: a pure function of (tokens, shards, seed, step).
 
-The data set is cut into C streams of whole shards (longest shard first to the shortest stream, so
-that streams weigh about the same). In every epoch the blocks of consecutive samples of a stream
-are put into a random order, and samples are then shuffled inside windows of a few blocks: reads
-stay nearly sequential, neighbours do not stay together. A global batch takes an equal share from
-every stream; a stream that has run out leaves its share to the others, so that an epoch shows
-every sample exactly once. Nothing here knows how many ranks there are: `deal` splits a finished
-batch over ranks, which is why a run can go on with another number of them.
+The data set is cut into C streams of whole shards; an epoch shuffles each of them and merges them
+(`launcher.shard_order`), and is then cut into batches (`launcher.batches`): an epoch shows every
+sample exactly once. Nothing here knows how many ranks or nodes there are: `launcher.assignment`
+splits a finished batch over them, which is why a run can go on with another number of them.
 
-All randomness is Philox, keyed by (seed, purpose, epoch, …); only its raw 64-bit output is used,
-which NumPy guarantees to stay the same between versions.
+Epochs are computed when they are first asked for and kept in `NodeArrays`, so that the processes of
+a node compute each of them once and read slices.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
-import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-WINDOW_BLOCKS = 8  # samples are shuffled inside windows of this many consecutive blocks
-EPOCHS_KEPT = 2  # epochs whose order stays in memory: the current one and the one prefetched
+from launcher.assignment import deal
+from launcher.batches import bucketed, cut_samples, cut_tokens
+from launcher.draws import draw
+from launcher.node_arrays import Arrays, NodeArrays
+from launcher.shard_order import Ints, Numbers, Streams, epoch_order, split_streams
 
-Ints = NDArray[np.int64]
+__all__ = ["ShardPlan", "deal", "draw"]
 
-
-@dataclass(frozen=True)
-class _Epoch:
-    order: Ints  # [n] sample indices in the order of the epoch
-    cuts: Ints  # [batches + 1] batch i is order[cuts[i]:cuts[i + 1]]
+EPOCHS_KEPT = 2  # epochs whose order is kept: the current one and the one prefetched
 
 
 class ShardPlan:
@@ -41,21 +34,29 @@ class ShardPlan:
     Exactly one of `batch_samples` (samples per global batch) and `batch_tokens` (budget of tokens
     per global batch; a sample above the budget gets a batch of its own) must be given. Samples
     must be listed as they lie on disk: `block` consecutive samples of a shard are read together.
+    With `bucket` (and `batch_samples`) the samples of a batch are of about one size, which keeps
+    ranks even when each gets very few of them.
     """
 
     def __init__(
         self,
-        tokens: Sequence[int],
-        shards: Sequence[int],
+        tokens: Sequence[int] | Numbers,
+        shards: Sequence[int] | Numbers,
         *,
         seed: int,
         streams: int = 1,
         block: int = 64,
         batch_samples: int | None = None,
         batch_tokens: int | None = None,
+        bucket: bool = False,
+        arrays: NodeArrays | None = None,
     ) -> None:
-        self.tokens: Ints = np.asarray(tokens, dtype=np.int64)  # [n]
-        self.shards: Ints = np.asarray(shards, dtype=np.int64)  # [n]
+        self._arrays = NodeArrays() if arrays is None else arrays
+        own = self._arrays.get("samples", lambda: {
+            "tokens": np.asarray(tokens, dtype=np.int64),
+            "shards": np.asarray(shards, dtype=np.int64),
+        })  # fmt: skip
+        self.tokens, self.shards = own["tokens"], own["shards"]  # [n], [n]
         if self.tokens.ndim != 1 or self.tokens.shape != self.shards.shape:
             raise ValueError("tokens and shards must be two lists of the same length")
         if len(self.tokens) == 0:
@@ -64,6 +65,8 @@ class ShardPlan:
             raise ValueError("token counts must not be negative")
         if (batch_samples is None) == (batch_tokens is None):
             raise ValueError("give exactly one of batch_samples and batch_tokens")
+        if bucket and batch_samples is None:  # budgets would turn like sizes into unlike numbers
+            raise ValueError("data.bucket needs train.batch_samples, not train.batch_tokens")
         for name, value in (
             ("batch_samples", batch_samples),
             ("batch_tokens", batch_tokens),
@@ -72,12 +75,24 @@ class ShardPlan:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.seed, self.block = seed, block
+        self.seed, self.block, self.bucket = seed, block, bucket
         self.batch_samples, self.batch_tokens = batch_samples, batch_tokens
-        self.stream_of = _assign_streams(self.tokens, self.shards, streams)  # [n]
-        self._blocks = _blocks(self.stream_of, self.shards, block)
+        found = self._arrays.get("streams", lambda: self._split(streams))
+        self.streams = Streams(found["shards"], found["stream"], streams)
+        self._kept: list[int] = []  # epochs in `_arrays`
         self._ends: list[int] = []  # _ends[e] = steps of the epochs 0 … e together
-        self._epochs: dict[int, _Epoch] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        elsewhere = {"tokens": None, "shards": None} if self._arrays.shared else {}
+        return {**self.__dict__, **elsewhere}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if state["tokens"] is None:
+            own = self._arrays.known("samples")
+            if own is None:
+                raise FileNotFoundError("the files of the plan are gone; start the run again")
+            self.tokens, self.shards = own["tokens"], own["shards"]
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step within the epoch) of the global step that follows `step` consumed ones."""
@@ -88,7 +103,7 @@ class ShardPlan:
         while not self._ends or self._ends[-1] <= step:
             epoch = len(self._ends)
             before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + len(self._epoch(epoch).cuts) - 1)
+            self._ends.append(before + self._steps(epoch))
         epoch = bisect.bisect_right(self._ends, step)
         return epoch, step - (self._ends[epoch - 1] if epoch else 0)
 
@@ -96,8 +111,17 @@ class ShardPlan:
         """Sample indices of a global batch; the position in this list is the sample's identity."""
         epoch, local = self.locate(step)
         plan = self._epoch(epoch)
-        members: list[int] = plan.order[plan.cuts[local] : plan.cuts[local + 1]].tolist()
+        order, cuts = plan["order"], plan["cuts"]
+        members: list[int] = order[cuts[local] : cuts[local + 1]].tolist()
         return members
+
+    def steps_of_epoch(self, epoch: int) -> int:
+        """How many global batches an epoch has."""
+        return len(self._epoch(epoch)["cuts"]) - 1
+
+    def streams_of(self, samples: Sequence[int]) -> list[int]:
+        """The stream of each of these samples."""
+        return self.streams.of(self.shards[np.asarray(samples, dtype=np.int64)]).tolist()
 
     def substitute(self, step: int, position: int, attempt: int) -> int:
         """The sample that stands in for a damaged one, the same on every rank.
@@ -107,10 +131,7 @@ class ShardPlan:
         them without repetition. Raises ValueError when there is none left.
         """
         wanted = self.batch(step)[position]
-        others = np.flatnonzero(self.stream_of == self.stream_of[wanted])
-        if len(others) == 1:
-            others = np.arange(len(self.tokens))
-        others = others[others != wanted]
+        others = self._neighbours(wanted)
         if not 0 <= attempt < len(others):
             raise ValueError(f"no substitute left for sample {wanted} after {attempt} attempts")
         fits = self.tokens[others] <= self.tokens[wanted]
@@ -121,112 +142,52 @@ class ShardPlan:
         large = large[np.argsort(self.tokens[large], kind="stable")]
         return int(np.concatenate([small, large])[attempt])
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            while len(self._epochs) >= EPOCHS_KEPT:
-                self._epochs.pop(next(iter(self._epochs)))
-            order = self._order(epoch)
-            self._epochs[epoch] = _Epoch(order, self._cut(order))
-        return self._epochs[epoch]
+    def _split(self, streams: int) -> Arrays:
+        # Where like sizes stand together it is numbers of samples that have to be even.
+        weights = np.ones_like(self.tokens) if self.bucket else self.tokens
+        found = split_streams(weights, self.shards, streams)
+        return {"shards": found.shards, "stream": found.stream}
 
-    def _order(self, epoch: int) -> Ints:
-        sequence, block_of, block_stream = self._blocks
-        # 1. permute the blocks of each stream
-        block_keys = _raw(len(block_stream), self.seed, "blocks", epoch)
-        by_stream = np.lexsort((block_keys, block_stream))
-        block_rank = np.empty(len(by_stream), dtype=np.int64)
-        block_rank[by_stream] = np.arange(len(by_stream))
-        samples = sequence[np.argsort(block_rank[block_of], kind="stable")]
-        # 2. shuffle inside windows of each stream; `samples` is grouped by stream from here on
-        stream = self.stream_of[samples]
-        first = np.searchsorted(stream, stream)  # where the sample's stream begins
-        window = (np.arange(len(samples)) - first) // (WINDOW_BLOCKS * self.block)
-        sample_keys = _raw(len(samples), self.seed, "samples", epoch)
-        samples = samples[np.lexsort((sample_keys, window, stream))]
-        # 3. merge the streams so that each has given the same amount at every moment
-        weight = np.ones_like(samples) if self.batch_tokens is None else self.tokens[samples]
-        before = np.cumsum(weight) - weight
-        return samples[np.lexsort((stream, before - before[first]))]
+    def _neighbours(self, wanted: int) -> Ints:
+        """The other samples of the same stream, or of all streams if it has no other."""
+        own = self.streams.of(self.shards[wanted : wanted + 1])[0]
+        in_stream = self.streams.shards[self.streams.stream == own]
+        others = np.flatnonzero(np.isin(self.shards, in_stream))
+        if len(others) == 1:
+            others = np.arange(len(self.tokens))
+        return others[others != wanted]
 
-    def _cut(self, order: Ints) -> Ints:
-        count = len(order)
+    def _epoch(self, epoch: int) -> Arrays:
+        """`order` [n] and `cuts` [batches + 1]: batch i is order[cuts[i]:cuts[i + 1]]."""
+        found = self._arrays.get(f"epoch_{epoch}", lambda: self._made(epoch))
+        if epoch not in self._kept:
+            self._kept.append(epoch)
+            while len(self._kept) > EPOCHS_KEPT:
+                self._arrays.drop(f"epoch_{self._kept.pop(0)}")
+        return found
+
+    def _made(self, epoch: int) -> Arrays:
+        order = epoch_order(
+            self.tokens, self.shards, self.streams,
+            seed=self.seed, epoch=epoch, block=self.block, in_turn=self.bucket,
+        )  # fmt: skip
+        cuts = self._cut(order)
+        if self.bucket:
+            stream = self.streams.of(self.shards[order])
+            order = bucketed(order, cuts, self.tokens[order], stream, self.seed, epoch)
+        return {"order": order, "cuts": cuts}
+
+    def _cut(self, order: Numbers) -> Ints:
         if self.batch_samples is not None:
-            batches = -(-count // self.batch_samples)
-            return np.arange(batches + 1, dtype=np.int64) * count // batches
+            return cut_samples(len(order), self.batch_samples)
         assert self.batch_tokens is not None
-        total = np.concatenate([[0], np.cumsum(self.tokens[order])])  # [n + 1]
-        reach = np.searchsorted(total, total[:-1] + self.batch_tokens, side="right") - 1
-        following = np.maximum(reach, np.arange(1, count + 1)).tolist()  # end of a batch from i
-        cuts = [0]
-        while cuts[-1] < count:
-            cuts.append(following[cuts[-1]])
-        return np.asarray(cuts, dtype=np.int64)
+        return cut_tokens(self.tokens[order], self.batch_tokens)
 
-
-def deal(tokens: Sequence[int], ranks: int) -> list[list[int]]:
-    """Split one global batch over ranks, longest sample first to the least loaded rank.
-
-    `tokens[p]` belongs to position p of the batch; returns the positions of each rank, ascending.
-    A rank is left empty only when there are fewer samples than ranks.
-    """
-    if ranks < 1:
-        raise ValueError(f"ranks must be at least 1, got {ranks}")
-    result: list[list[int]] = [[] for _ in range(ranks)]
-    loads = [(0, 0, rank) for rank in range(ranks)]  # (tokens, samples, rank): a heap
-    for position in sorted(range(len(tokens)), key=lambda p: (-tokens[p], p)):
-        load, count, rank = loads[0]
-        heapq.heapreplace(loads, (load + int(tokens[position]), count + 1, rank))
-        result[rank].append(position)
-    return [sorted(positions) for positions in result]
-
-
-def draw(seed: int, *key: int | str, choices: int) -> int:
-    """A uniform draw from range(choices) that depends on (seed, key) alone, the same on all ranks.
-
-    For example the resolution of a step: `draw(seed, "resolution", step, choices=len(levels))`.
-    """
-    if choices < 1:
-        raise ValueError(f"choices must be at least 1, got {choices}")
-    generator = _philox(seed, *key)
-    limit = 2**64 - 2**64 % choices  # values above would favour the first choices
-    while True:
-        value = int(generator.random_raw())
-        if value < limit:
-            return value % choices
-
-
-def _philox(seed: int, *key: int | str) -> np.random.Philox:
-    parts = [f"{type(part).__name__}:{part}" for part in (int(seed), *key)]
-    text = "\0".join(f"{len(part)}:{part}" for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-    return np.random.Philox(key=int.from_bytes(digest, "little"))
-
-
-def _raw(count: int, seed: int, *key: int | str) -> NDArray[np.uint64]:
-    values: NDArray[np.uint64] = _philox(seed, *key).random_raw(count)
-    return values
-
-
-def _assign_streams(tokens: Ints, shards: Ints, streams: int) -> Ints:
-    """The stream of every sample: whole shards, the heaviest first to the lightest stream."""
-    names, shard_of = np.unique(shards, return_inverse=True)
-    if streams > len(names):
-        raise ValueError(
-            f"{streams} streams need at least as many shards, but the data set has {len(names)}: "
-            f"lower data.streams to {len(names)} or prepare smaller shards"
-        )
-    weights = np.zeros(len(names), dtype=np.int64)
-    np.add.at(weights, shard_of, tokens)
-    stream_of_shard = np.empty(len(names), dtype=np.int64)
-    for stream, members in enumerate(deal(weights.tolist(), streams)):
-        stream_of_shard[members] = stream
-    return stream_of_shard[shard_of]
-
-
-def _blocks(stream_of: Ints, shards: Ints, block: int) -> tuple[Ints, Ints, Ints]:
-    """Cut shards into blocks: (samples [n] by shard, block of each [n], stream of each block)."""
-    sequence = np.argsort(shards, kind="stable")
-    shard = shards[sequence]
-    within = np.arange(len(sequence)) - np.searchsorted(shard, shard)
-    starts = within % block == 0
-    return sequence, np.cumsum(starts) - 1, stream_of[sequence[starts]]
+    def _steps(self, epoch: int) -> int:
+        """Global batches of an epoch; remembered on the node when its order no longer is."""
+        name = f"steps_{epoch}"
+        found = self._arrays.known(name)
+        if found is None:
+            steps = np.array([self.steps_of_epoch(epoch)])
+            found = self._arrays.get(name, lambda: {"steps": steps})
+        return int(found["steps"][0])

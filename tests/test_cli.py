@@ -20,19 +20,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Scripts and documents rely on these. Add to the list; never rename or remove.
 FROZEN = {
-    "doctor": ["--json"],
+    "doctor": ["--json", "--nodes", "--hostfile", "--run", "--data", "--gpus", "--site"],
     "encode": [
-        *("RUN", "DATA", "--out", "--resolution", "--weights", "--values", "--store", "--split")
+        *("RUN", "DATA", "--out", "--resolution", "--weights", "--values", "--store", "--split"),
+        *("--rank", "--world-size", "--mpi"),
     ],
     "prepare": [
         *("SRC", "OUT", "--resolution", "--workers", "--tau", "--values"),
         *("--open-surface", "--cap-extent", "--held-out", "--no-report"),
         *("--views", "--view-law", "--view-size"),
-        *("--timeout", "--memory-mb", "--retry-failed", "--rank", "--world-size"),
+        *("--timeout", "--memory-mb", "--retry-failed", "--rank", "--world-size", "--mpi"),
         *("--licence", "--min-score", "--exclude", "--limit"),
         *("--root", "--cache", "--objaverse-url"),
     ],
-    "inspect": ["DATA|CONFIG|RUN|MESH", "--extract", "--resolution", "--out", "--verify"],
+    "inspect": [
+        *("DATA|CONFIG|RUN|MESH", "key=value", "--extract", "--resolution", "--out", "--verify"),
+        *("--nodes", "--gpus"),
+    ],
     "train": ["CONFIG", "--out", "key=value"],
     "launch": [
         *("CONFIG|RUN", "--out", "--nodes", "--gpus", "--with", "--site", "--hostfile"),

@@ -16,11 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from threed_gen.commands.doctor_options import EXAMPLES as DOCTOR_EXAMPLES
+from threed_gen.commands.doctor_options import add_doctor_options
 from threed_gen.commands.generate_options import EXAMPLES as GENERATE_EXAMPLES
 from threed_gen.commands.generate_options import FORMATS, add_generate_options
 from threed_gen.commands.launch_options import EXAMPLES as LAUNCH_EXAMPLES
 from threed_gen.commands.launch_options import add_launch_options
-from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options
+from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options, add_rank_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -76,6 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.command in (
         "train",
         "launch",
+        "inspect",
     ):  # argparse takes no more positionals after the first option
         args.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
@@ -157,9 +160,9 @@ def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "doctor",
         "what this machine can do, what is missing, and the cure",
-        "threed-gen doctor",
+        DOCTOR_EXAMPLES,
     )
-    parser.add_argument("--json", action="store_true", help="the same for programs")
+    add_doctor_options(parser)
 
 
 def _prepare(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -171,13 +174,21 @@ def _inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
         "inspect",
-        "look at prepared data, a config, a run, or a mesh",
+        "look at prepared data, a config, a run, a mesh, or the plan of an epoch",
         "threed-gen inspect data/ --extract meshes_back/\n"
         "  threed-gen inspect configs/ss_vae/direct3d-s2.yaml\n"
         "  threed-gen inspect runs/first\n"
-        "  threed-gen inspect chair.glb --out chair.png",
+        "  threed-gen inspect chair.glb --out chair.png\n"
+        "  threed-gen inspect plan configs/ss_vae/direct3d-s2.yaml --nodes 8 --gpus 8 "
+        "data.path=data/big",
     )
     parser.add_argument("what", metavar="DATA|CONFIG|RUN|MESH", help="it is recognised by itself")
+    parser.add_argument(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        help="after `plan CONFIG|RUN|DATA`: changes to the config",
+    )
     parser.add_argument(
         "--extract", metavar="DIR", type=Path, help="DATA: write one mesh per sample"
     )
@@ -186,6 +197,10 @@ def _inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--out", metavar="PNG", type=Path, help="DATA, MESH: write a picture")
     parser.add_argument("--verify", action="store_true", help="DATA: read and check every shard")
+    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="plan: (default: 1)")
+    parser.add_argument(
+        "--gpus", metavar="G", type=int, default=8, help="plan: ranks on each node (default: 8)"
+    )
 
 
 def _train(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -231,7 +246,8 @@ def _encode(commands: Commands[argparse.ArgumentParser]) -> None:
         "encode",
         "write the latents of prepared shapes, as a trained SS-VAE says them",
         "threed-gen encode runs/vae data/ --out latents/\n"
-        "  threed-gen encode runs/vae data/ --out latents/ --resolution 256 384 --values fp16",
+        "  threed-gen encode runs/vae data/ --out latents/ --resolution 256 384 --values fp16\n"
+        "  mpirun -n 9 threed-gen encode runs/vae data/ --out latents/ --mpi",
         SAME_AGAIN,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory of an SS-VAE")
@@ -263,6 +279,13 @@ def _encode(commands: Commands[argparse.ArgumentParser]) -> None:
         default="all",
         help="which samples (default: all)",
     )
+    group = parser.add_argument_group(
+        "ranks",
+        "Start the same command N times, as with `prepare`: by a Slurm array job, srun or mpirun,\n"
+        "or with these options. Each rank encodes the samples that a hash of their id gives it,\n"
+        "and the last one packs.",
+    )
+    add_rank_options(group, "one sample at a time")
 
 
 def _generate(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -14,13 +14,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from launcher.preflight import locks, names
 
 State = Literal["ok", "note", "missing", "broken"]
 PROBE_SECONDS = 90
@@ -211,30 +211,25 @@ def _disk() -> list[Finding]:
 
 
 def _build_locks() -> list[Finding]:
-    """A killed DeepSpeed build leaves `lock`, and every later run waits for it, silently."""
-    default = Path.home() / ".cache" / "torch_extensions"
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
-    locks = sorted(folder.rglob("lock")) if folder.is_dir() else []
+    """A killed build leaves its lock, and every later run waits for it, silently."""
     findings = []
-    for lock in locks:
-        minutes = (time.time() - lock.stat().st_mtime) / 60
-        cure = f"rm {lock} (unless a build is running now)"
-        found = f"left {minutes:.0f} min ago by a build: later runs wait for ever"
+    for lock in locks.locks(os.environ):
+        if lock.held:
+            findings.append(Finding("build lock", "note", f"a build runs: {lock.path}"))
+            continue
+        cure = f"rm {lock.path}"
+        found = f"left {lock.seconds / 60:.0f} min ago by a build: later runs wait for ever"
         findings.append(Finding("build lock", "broken", found, cure))
     return findings or [Finding("build locks", "ok", "none left behind")]
 
 
 def _host_name(limit: float = 10.0) -> list[Finding]:
     """Gloo and Open MPI look the host's own name up; without an answer each start hangs."""
-    start = time.monotonic()
-    thread = threading.Thread(target=socket.getfqdn, daemon=True)
-    thread.start()
-    thread.join(limit)
-    seconds = time.monotonic() - start
     name = socket.gethostname()
-    if seconds < 1:
+    seconds = names.look_up(socket.getfqdn, limit).seconds
+    if seconds < names.SLOW_SECONDS:
         return [Finding("host name", "ok", f"{name} · looked up in {seconds * 1000:.0f} ms")]
-    slow = f"looking up {name} took {'over ' if thread.is_alive() else ''}{seconds:.0f} s"
+    slow = f"looking up {name} took {'over ' if seconds >= limit else ''}{seconds:.0f} s"
     return [Finding("host name", "note", slow, f"add '127.0.1.1 {name}' to /etc/hosts")]
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from launcher import orphan
 from launcher.cluster import Cluster, ClusterError, detect
+from launcher.rank_log import RankLog
 from threed_gen.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ORPHAN, EXIT_USER, UserError
 
 
@@ -53,12 +54,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"threed-gen: error: {err}", file=sys.stderr)
         return EXIT_USER
     prepare_environment(cluster)
+    log = RankLog(cluster.rank, cluster.world_size)
+    code = _train(cluster, arguments, log)
+    log.close()  # not after an exception that nobody foresaw: its traceback belongs there
+    return code
+
+
+def _train(cluster: Cluster, arguments: argparse.Namespace, log: RankLog) -> int:
     try:
         from threed_gen.training.start import run_training
 
         run_training(
             cluster, arguments.resume or arguments.out, arguments.config, arguments.overrides,
-            arguments.fresh,
+            arguments.fresh, log,
         )  # fmt: skip
     except UserError as err:
         if cluster.rank == 0 or not err.shared:

@@ -219,7 +219,8 @@ def test_over_hosts(
     if launcher == "deepspeed":
         assert "--master_addr=n1" in call
         passed_on = Path("runs/a/launch/environment")
-        assert passed_on.read_text() == "A=b c\n"
+        marked = r"A=b c\nTHREED_GEN_LAUNCH=[0-9a-f]{16}\n"
+        assert re.fullmatch(marked, passed_on.read_text())
         assert f"DS_ENV_FILE={passed_on.absolute()}\n" in Path("seen").read_text()
         first = re.search(r"master_port=(\d+)", call)
         programs.add("deepspeed", then=finish())

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The head of the test cluster: the first process of its own network, host name, mount and process
 # namespaces. Everything of the cluster is below it, so that killing it ends all and leaves nothing.
-# head.sh ROOT NODES NET
+# head.sh ROOT NODES NET [NEEDED …]
 set -euo pipefail
 root=$1 nodes=$2 net=$3
 here=$(dirname "$(realpath "$0")")
@@ -10,6 +10,20 @@ hostname head
 mount --bind "$root/hosts" /etc/hosts
 mount --bind "$root/nsswitch" /etc/nsswitch.conf
 mount --bind "$root/ssh/client" /etc/ssh/ssh_config
+# Jobs of other users need these folders, which lie in one that is closed to them, such as root's
+# home. In here, and nowhere else, an open folder with nothing but these takes its place.
+if [ $# -gt 3 ]; then
+    mount -t tmpfs tmpfs /mnt
+    for needed in "${@:4}"; do
+        mkdir -p "/mnt/$needed"
+        mount --bind "$needed" "/mnt/$needed"
+    done
+    for needed in "${@:4}"; do
+        mountpoint -q "${needed%/*}" || mount -t tmpfs -o mode=755 tmpfs "${needed%/*}"
+        mkdir "$needed"
+        mount --bind "/mnt/$needed" "$needed"
+    done
+fi
 ip link set lo up
 ip link add lab type bridge
 ip addr add "$net.1/24" dev lab

@@ -1,10 +1,11 @@
 #!/bin/sh
 # What a Slurm on one machine needs, from Debian or Ubuntu. Says what is missing to whoever is not root.
 set -eu
-set -- slurmctld slurmd slurm-client munge iproute2 openssh-client openssh-server pdsh
+set -- slurmctld slurmd slurm-client munge iproute2 openssh-client openssh-server pdsh \
+    shellcheck faketime
 missing=""
 for program in slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge ip:iproute2 \
-    ssh-keygen:openssh-client sshd:openssh-server pdsh:pdsh; do
+    ssh-keygen:openssh-client sshd:openssh-server pdsh:pdsh shellcheck:shellcheck faketime:faketime; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
 done
 [ -n "$missing" ] || exit 0

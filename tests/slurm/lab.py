@@ -11,13 +11,17 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from launcher import orphan
 
 HERE = Path(__file__).resolve().parent
 NET = "10.77.0"  # inside the head's namespace
@@ -98,6 +102,7 @@ class SlurmLab:
                 *("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount"),
                 *("--pid", "--fork", "--mount-proc", "--kill-child"),
                 *("bash", str(HERE / "head.sh"), str(self.root), str(self.nodes), NET),
+                *behind_closed_doors(),
             ],
             stdin=subprocess.DEVNULL, stdout=(self.root / "log" / "head").open("wb"),
             stderr=subprocess.STDOUT,
@@ -154,6 +159,35 @@ class SlurmLab:
         found = [(line.split()[:2], line) for line in lines]
         return [line for (state, name), line in found if state[0] != "Z" and name not in OWN]
 
+    def processes(self) -> list[int]:
+        """All processes of the cluster, oldest first, as this machine numbers them.
+
+        They are those in the namespaces of the head and the nodes: what was started from outside
+        (`run`) has a parent there.
+        """
+        spaces: dict[int, str] = {}
+        parents: dict[int, int] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended meanwhile
+                state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                if state not in "ZX":
+                    parents[int(folder.name)] = int(parent)
+                    spaces[int(folder.name)] = str((folder / "ns" / "pid").readlink())
+        ours, border = set[str](), {self._pid}
+        while border:
+            ours |= {spaces[pid] for pid in border if pid in spaces}
+            border = {pid for pid, parent in parents.items() if parent in border}
+        return sorted(pid for pid, space in spaces.items() if space in ours)
+
+    def called(self, program: str, *words: str) -> list[int]:
+        """Processes of a program, script or Python module, called with all of these words."""
+        found = []
+        for pid in self.processes():
+            command = orphan._command(pid, Path("/proc"))
+            if orphan._program(command) == program and set(words) <= set(command):
+                found.append(pid)
+        return found
+
     def off(self, node: str) -> None:
         """Cut a node's power: its network goes first, so nobody is told."""
         number = node.removeprefix("n")
@@ -161,8 +195,12 @@ class SlurmLab:
         self.run(["sh", "-c", f"kill -9 $(cat {self.root}/pid.{node})"])
 
     def clear(self) -> None:
-        """Between tests: no job, all nodes back."""
-        self.run(["scancel", "--full", "--user=root"], check=False)
+        """Between tests: no job, all nodes back, and nothing of a test that has failed."""
+        for pid in self.processes():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() not in OWN:
+                    os.kill(pid, signal.SIGKILL)
+        self.run(["scancel", "--full", "--partition=main"], check=False)
         for _ in range(200):
             if not self.run(["squeue", "--noheader"]).stdout.strip() and self._is_up():
                 return
@@ -247,6 +285,17 @@ class SlurmLab:
             lines = path.read_text(errors="replace").splitlines()[-5:]
             parts += [f"{path.name}: {line}" for line in lines]
         return "\n".join(parts)
+
+
+def behind_closed_doors() -> list[str]:
+    """Where the interpreter and the repository lie in a folder that other users may not enter."""
+    found: dict[str, None] = {}
+    for path in (Path(sys.executable).resolve(), HERE):
+        way = [path, *path.parents]
+        for inner, folder in zip(way, way[1:], strict=False):
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                found[str(inner)] = None
+    return list(found)
 
 
 def _child(pid: int) -> int:

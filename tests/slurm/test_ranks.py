@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.command import Master, Ranks, Training, deepspeed, mpirun
+from launcher.leftovers import MARK
 from launcher.site import Site
 from tests.slurm.lab import SlurmLab
 
@@ -180,7 +182,9 @@ def notes_written(folder: Path) -> list[Path]:
 
 
 def test_the_scripts_would_run(lab: SlurmLab) -> None:
-    for path in sorted((ROOT / "slurm").glob("*.sbatch")):
+    paths = sorted((ROOT / "slurm").glob("*.sbatch"))
+    subprocess.run(["shellcheck", *paths, *HERE.glob("*.sh")], check=True)
+    for path in paths:
         cores = ["--cpus-per-task=2"]  # the nodes have 16
         done = lab.run(["sbatch", "--test-only", *cores, str(path)], check=False)
         assert done.returncode == 0, f"{path.name}: {done.stderr}"
@@ -197,6 +201,46 @@ def test_refusals_in_slurms_own_words(lab: SlurmLab, tmp_path: Path) -> None:
         job = script(tmp_path / "job", f"#SBATCH {option}", "true")
         done = lab.run([sys.executable, "-c", asks, job], check=False, cwd=ROOT)
         assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hosts", "message"),
+    [
+        ("n1 slots=1\nn2 slots=1", "fine"),
+        ("n1 slots=1\nn9 slots=1", "hosts: n9: no such host name; correct it here"),
+        ("n1 slots=1\nhead slots=1", "hosts: head: ssh does not let this user in without"),
+        ("n1 slots=1\nn2 slots=0", "hosts:2: 'n2 slots=0' should look like 'node1 slots=8'"),
+    ],
+)
+def test_hosts_are_looked_at(lab: SlurmLab, tmp_path: Path, hosts: str, message: str) -> None:
+    """There is no sshd on the head. All hosts are asked, where DeepSpeed asks the first one."""
+    (tmp_path / "hosts").write_text(hosts)
+    asks = (
+        "import pathlib, sys\nfrom launcher import errors, hostfile\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "try:\n hosts = hostfile.read_hostfile(path)\n hostfile.check_names(hosts, path)\n"
+        " hostfile.check_ssh(hosts, path)\n print('fine')\n"
+        "except errors.LaunchError as err:\n print(err)"
+    )
+    words = [sys.executable, "-c", asks, str(tmp_path / "hosts")]
+    said = lab.run(words, cwd=ROOT).stdout
+    assert message in said and said.count("\n") == 1
+
+
+def test_what_is_left_on_hosts_is_ended(lab: SlurmLab) -> None:
+    """By its mark, on those hosts that can be asked; what has another mark stays."""
+    for node, mark in (("n1", "ours"), ("n2", "ours"), ("n2", "theirs")):
+        words = [f"{MARK}={mark}", "sh", "-c", "trap '' TERM; setsid sleep 60 >/dev/null 2>&1 &"]
+        lab.run(words, node)
+    ends = (
+        "import sys; from launcher.leftovers import end_leftovers\n"
+        "print(end_leftovers(sys.argv[1], ['n1', 'n2', 'n3', 'head']))"
+    )
+    done = lab.run([sys.executable, "-c", ends, "ours"], cwd=ROOT)
+    assert done.stdout == "({'n1': 1, 'n2': 1}, ['head'])\n"
+    assert len(lab.strangers()) == 1
+    lab.run([sys.executable, "-c", ends, "theirs"], cwd=ROOT)
+    assert lab.strangers() == []
 
 
 def test_launch_submits_follows_and_ends(lab: SlurmLab, tmp_path: Path) -> None:

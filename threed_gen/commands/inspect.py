@@ -1,4 +1,7 @@
-"""`threed-gen inspect WHAT`: numbers and a picture of prepared data, a config, a run or a mesh."""
+"""`threed-gen inspect WHAT`: numbers and a picture of prepared data, a config, a run or a mesh.
+
+`threed-gen inspect plan CONFIG` shows who would read what.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,16 @@ from threed_gen.errors import UserError
 
 def run(args: argparse.Namespace) -> int:
     """Recognise what is asked about and hand it to the part that knows it."""
+    if args.what == "plan" and (args.overrides or not Path("plan").exists()):
+        from threed_gen.commands.inspect_plan import show_plan
+
+        show_plan(args.overrides, args.nodes, args.gpus)
+        return 0
+    if args.overrides:
+        raise UserError(
+            f"inspect looks at one thing, not also at {args.overrides[0]}; "
+            "`inspect plan` alone takes key=value"
+        )
     path = Path(args.what)
     suffix = path.suffix.lower()
     if path.is_dir() and (path / "config.yaml").is_file():

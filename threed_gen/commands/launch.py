@@ -9,22 +9,20 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
-import subprocess
 
 from launcher import command as lines
 from launcher import hostfile, slurm
 from launcher.command import Master
 from launcher.errors import LaunchError
+from launcher.leftovers import new_mark
+from launcher.supervise import Stopped, supervise
 from threed_gen.commands import launch_plan as plan
 from threed_gen.commands.launch_claim import Claim, attempts, claimed
 from threed_gen.commands.launch_follow import Following
 from threed_gen.commands.launch_request import Launch, asked
-from threed_gen.console import say
-from threed_gen.errors import UserError
+from threed_gen.console import printable, say
+from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically
-
-STOP_SECONDS = 30.0  # a launcher has so long to end its ranks before it is killed
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,8 +129,9 @@ def follow(launch: Launch, job: int) -> int:
 
 
 def start(launch: Launch, claim: Claim) -> int:
-    """Run the launcher to its end on this machine, ranks and all."""
+    """Run the launcher to its end, ranks and all; nothing of it is left on any host afterwards."""
     claim.record(launch.launcher)
+    launch = launch.marked(new_mark())
     environ = {**os.environ, **launch.site.variables}
     if launch.site.setup:
         say("setup: its lines are for sbatch; this shell is taken as it is")
@@ -144,33 +143,31 @@ def start(launch: Launch, claim: Claim) -> int:
         environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
         environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     words = launch.commands(launch.master(claim.attempt))[0]
+    log = claim.folder / f"{launch.launcher}-{claim.attempt}.log"
     say(lines.shown(words))
-    child = subprocess.Popen(words, env=environ)
-    try:
-        code = child.wait()
-    except KeyboardInterrupt:
-        _stop(child)
-        raise
-    return _ended(launch, launch.launcher, code, "what it said above")
+    hosts = None if launch.hosts is None else [host.name for host in launch.hosts[1]]
+    with disk_errors(log, "the log"), log.open("a", encoding="utf-8") as file:
+
+        def tell(line: str) -> None:
+            print(printable(line), flush=True)
+            print(line, file=file, flush=True)
+
+        try:
+            code = supervise(words, environ, hosts, tell)
+        except Stopped as stopped:
+            root = launch.run.root
+            say(f"{root}: {stopped}, no rank is left; `threed-gen launch {root} …` goes on")
+            return 128 + stopped.number
+    return _ended(launch, launch.launcher, code, str(log))
 
 
 def _to_remote_ranks(launch: Launch, environ: dict[str, str]) -> None:
     """DeepSpeed passes on PYTHON* and little else, except what stands in this file of its own."""
-    if launch.launcher == "deepspeed" and launch.site.variables:
+    if launch.launcher == "deepspeed":
         file = launch.folder / "environment"
         text = "".join(f"{name}={value}\n" for name, value in launch.site.variables.items())
         write_atomically(file, text.encode(), "the environment of ranks")
         environ["DS_ENV_FILE"] = str(file.absolute())
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End a launcher in the way that lets it end its ranks."""
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def _ended(launch: Launch, who: str, code: int, where: str) -> int:

@@ -6,16 +6,16 @@ A global batch with fewer samples than ranks is refused here, while nothing has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from launcher.assignment import Placement, assign, imbalance, make_groups
 from launcher.cluster import Cluster
 from launcher.command import Ranks
-from launcher.shard_plan import deal
 from threed_gen.console import table
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.embedded import is_at_hand, open_prepared
 from threed_gen.errors import UserError
 from threed_gen.models.official.networks import blueprint
-from threed_gen.training.loader import imbalance, make_plan
+from threed_gen.training.loader import make_plan
 from threed_gen.training.memory import GIB, expected_memory, mean_tokens, state_bytes
 from threed_gen.training.run_config import RunConfig, SSDiTRun
 
@@ -26,9 +26,9 @@ Rows = list[tuple[str, str]]
 def opened(config: RunConfig) -> SDFDataset | None:
     """The samples, where they are at hand. Procedural shapes are made by the run itself."""
     path = config.data.path
-    if path is None or not Path(path).is_dir():
+    if path is None or not is_at_hand(config.data):
         return None
-    return SDFDataset(Path(path), config.data.tau, config.data.filter)
+    return open_prepared(config.data, path)
 
 
 def check_batch(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> None:
@@ -127,11 +127,12 @@ def data_rows(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> Ro
 
 def _balance(config: RunConfig, dataset: SDFDataset, ranks: Ranks) -> str:
     plan = make_plan(config, dataset)
-    tokens = dataset.tokens(max(config.data.resolutions))
+    groups = make_groups(config.data.streams, Placement.even(ranks.nodes, ranks.per_node))
     found = []
     for step in range(min(STEPS_LOOKED_AT, config.train.steps)):
-        batch = [tokens[index] for index in plan.batch(step)]
-        found.append(imbalance(batch, deal(batch, ranks.world)))
+        batch = plan.batch(step)
+        tokens = plan.tokens[batch].tolist()
+        found.append(imbalance(tokens, assign(tokens, plan.streams_of(batch), groups)))
     mean = sum(found) / len(found)
     return f"{mean:.3f} × the mean, at worst {max(found):.3f} (first {len(found)} steps)"
 

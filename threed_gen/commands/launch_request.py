@@ -6,13 +6,14 @@ import argparse
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import threed_gen
 from launcher import command as lines
 from launcher import hostfile, ports
 from launcher.command import Master, Ranks, Training
+from launcher.leftovers import MARK
 from launcher.sbatch import Batch, render, resuming_body, step_line, training_body
 from launcher.site import Site, load_site
 from threed_gen.commands.configs import find_config
@@ -67,6 +68,11 @@ class Launch:
         if self.hosts is None:
             return Master("127.0.0.1", ports.free_port(key, attempt))
         return Master(self.hosts[1][0].name, ports.key_port(key, attempt))
+
+    def marked(self, mark: str) -> Launch:
+        """The same launch; every process of it has this mark in its environment."""
+        environment = {**self.site.environment, MARK: mark}
+        return replace(self, site=self.site.model_copy(update={"environment": environment}))
 
     def commands(self, master: Master) -> list[list[str]]:
         """The command line, or for torchrun the one of each node."""

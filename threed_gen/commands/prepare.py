@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threed_gen.console import say
+from threed_gen.data.crew import Crew, mustered
 from threed_gen.data.prepare import PrepareSummary, prepare
-from threed_gen.data.ranks import Share, share_of
+from threed_gen.data.ranks import Share, crew_share, share_of
 from threed_gen.data.sources import (
     SelectedSource,
     Selection,
@@ -28,8 +29,22 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """A stopped `prepare` goes on where it was when it is started again."""
-    share = share_of(args.rank, args.world_size, os.environ)
     views = view_params(args)
+    if not args.mpi:
+        return prepare_as(args, share_of(args.rank, args.world_size, os.environ), None, views)
+    if args.workers != 1:
+        raise UserError("--mpi: every rank is a worker; start more ranks (mpirun -n) instead")
+    if views is not None:
+        raise UserError("--mpi builds grids only; afterwards run the same with --views, no --mpi")
+    share = crew_share(args.rank, args.world_size, os.environ)
+    with mustered(os.environ) as crew:
+        return 0 if crew is None else prepare_as(args, share, crew, None)
+
+
+def prepare_as(
+    args: argparse.Namespace, share: Share, crew: Crew | None, views: ViewParams | None
+) -> int:
+    """Be one rank of `prepare`; `crew` builds in its stead."""
     summary = prepare(
         parse_source(args.source, source_options(args)),
         args.out,
@@ -43,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         limits=Limits(args.timeout, args.memory_mb),
         retry_failed=args.retry_failed,
         share=share,
+        crew=crew,
     )
     print("\n".join(told_summary(summary, share)))
     if views is not None:

@@ -13,7 +13,8 @@ EXAMPLES = (
     "--resolution 256\n"
     "  threed-gen prepare meshes/ data/ --resolution 64 --views 24\n"
     "  threed-gen prepare meshes/ data/ --resolution 256 --retry-failed --timeout 3600\n"
-    "  threed-gen prepare meshes/ data/ --resolution 256 --workers 32 --rank 0 --world-size 4"
+    "  threed-gen prepare meshes/ data/ --resolution 256 --workers 32 --rank 0 --world-size 4\n"
+    "  mpirun -n 65 threed-gen prepare meshes/ data/ --resolution 256 --mpi"
 )
 
 
@@ -119,8 +120,19 @@ def _ranks(parser: argparse.ArgumentParser) -> None:
         "the rank is taken from torchrun, mpirun, srun or a Slurm array job; `--rank 0\n"
         "--world-size 1` does everything that is left.",
     )
+    add_rank_options(group, "one asset at a time, in a process of its own")
+
+
+def add_rank_options(group: argparse._ArgumentGroup, each: str) -> None:
+    """Who of several processes this one is; also those of `encode`."""
     group.add_argument("--rank", metavar="I", type=int, help="this process, from 0")
     group.add_argument("--world-size", metavar="N", type=int, help="how many there are")
+    group.add_argument(
+        "--mpi",
+        action="store_true",
+        help="under mpirun: rank 0 hands out the work as the others get free, to each "
+        f"{each} (mpi4py.futures)",
+    )
 
 
 def _selection(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,9 @@ def params_hash(params: dict[str, Any]) -> str:
 
 
 @contextmanager
-def taking_part(out: Path, params: dict[str, Any], share: Share, assets: int) -> Iterator[bool]:
+def taking_part(
+    out: Path, params: dict[str, Any], share: Share, assets: int, command: str = "prepare"
+) -> Iterator[bool]:
     """Be rank I of N at OUT; True when nobody else is at work there at the start."""
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ def taking_part(out: Path, params: dict[str, Any], share: Share, assets: int) ->
             held.enter_context(locked(rank_lock(out, share), note))
         except BusyError as err:
             raise UserError(
-                f"{out}: another `prepare` is writing here as rank {share.rank} of "
+                f"{out}: another `{command}` is writing here as rank {share.rank} of "
                 f"{share.world_size} ({holder(err.note)}); wait for it, or choose another OUT"
             ) from err
         ranks = held.enter_context(opened(out / WORK / "ranks.lock"))
@@ -71,7 +73,7 @@ def taking_part(out: Path, params: dict[str, Any], share: Share, assets: int) ->
             if alone:
                 sign(ranks, note)
             else:
-                _check_world(out, Path(ranks.name), share)
+                _check_world(out, Path(ranks.name), share, command)
             take(ranks, shared=True)
         insist(out, params)
         yield alone
@@ -98,11 +100,11 @@ def packing_lock(out: Path) -> Iterator[None]:
         yield
 
 
-def _check_world(out: Path, lock: Path, share: Share) -> None:
+def _check_world(out: Path, lock: Path, share: Share, command: str) -> None:
     note = read_note(lock)
     if note.get("world_size") != share.world_size:
         raise UserError(
-            f"{out}: another `prepare` is at work here with --world-size "
+            f"{out}: another `{command}` is at work here with --world-size "
             f"{note.get('world_size')} ({holder(note)}); this one has --world-size "
             f"{share.world_size}: use the same, or wait for it"
         )

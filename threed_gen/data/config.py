@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -45,16 +45,36 @@ class FilterConfig(Config):
         return self
 
 
+class RemoteConfig(Config):
+    """How files are read where `data.path` is a URL (any that fsspec knows: https, s3, gs …)."""
+
+    timeout: float = Field(default=60.0, gt=0)  # seconds that one request may take
+    tries: int = Field(default=6, ge=1)  # per request; pauses between them double from 0.5 s
+    options: dict[str, Any] = {}  # storage options of fsspec, for example {endpoint_url: …}
+
+
+class StageConfig(Config):
+    """Copies of shards on a disk of the node, made ahead of use."""
+
+    dir: str | None = None  # a folder on a local disk; None: shards are read where they lie
+    limit_gb: float = Field(default=200.0, gt=0)  # of 10^9 bytes, of all runs that share the folder
+    ahead: int = Field(default=32, ge=1)  # steps: shards that these need are fetched
+
+
 class DataConfig(Config):
     """Where samples come from and in which order they are seen."""
 
-    path: str | None = None  # folder made by `threed-gen prepare`; None: procedural shapes
+    # Folder made by `threed-gen prepare`, or the URL of one; None: procedural shapes.
+    path: str | None = None
+    remote: RemoteConfig = RemoteConfig()
+    stage: StageConfig = StageConfig()
     procedural: ProceduralConfig = ProceduralConfig()
     resolutions: list[int] = [64]  # one of them is drawn for each step, the same on all ranks
     tau: float | None = None  # truncation in unit-cube units; None: each resolution's default
     filter: FilterConfig = FilterConfig()
     streams: int = Field(default=1, ge=1)  # canonical streams of whole shards; about 64 for TBs
     block: int = Field(default=64, ge=1)  # consecutive samples that are read together
+    bucket: bool = False  # batches of samples of about one size: for 1 to 3 samples on a rank
     on_bad_sample: Literal["stop", "substitute"] = "stop"
     workers: int = Field(default=0, ge=0)  # loader processes per rank; 0 reads in the main one
 

@@ -1,4 +1,4 @@
-"""The data set that comes with the project: procedural shapes, prepared when first needed."""
+"""The data that a config names; without a name procedural shapes, prepared when first needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threed_gen.data.config import DataConfig
+from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.staging.fetch import is_url
 
 if TYPE_CHECKING:  # only those who ask for views need the renderer
     from threed_gen.data.views.params import ViewParams
@@ -13,15 +15,15 @@ if TYPE_CHECKING:  # only those who ask for views need the renderer
 
 def ensure_prepared(
     config: DataConfig, root: Path, workers: int = 1, views: ViewParams | None = None
-) -> Path:
-    """The folder of prepared samples that `config` asks for.
+) -> str:
+    """The folder, or the URL, of the prepared samples that `config` asks for.
 
     `data.path` if it is given; else the procedural shapes, prepared into a folder below `root`
     that is named for its parameters. Prepares once; later calls find it done. With `views`, the
     procedural shapes get pictures as well; a folder that was given is left as it is.
     """
     if config.path is not None:
-        return Path(config.path)
+        return config.path
     # Training on shards that are there already needs none of the geometry libraries.
     from threed_gen.data.prepare import prepare
     from threed_gen.data.sources import ProceduralSource
@@ -36,4 +38,14 @@ def ensure_prepared(
         from threed_gen.data.views.stage import prepare_views
 
         prepare_views(source, out, views, workers=workers)
-    return out
+    return str(out)
+
+
+def open_prepared(config: DataConfig, path: Path | str) -> SDFDataset:
+    """The samples at `path`, read as `config` says."""
+    return SDFDataset(path, config.tau, config.filter, remote=config.remote, stage=config.stage)
+
+
+def is_at_hand(config: DataConfig) -> bool:
+    """Whether `data.path` can be opened already; a URL is only asked when it is."""
+    return config.path is not None and (is_url(config.path) or Path(config.path).is_dir())

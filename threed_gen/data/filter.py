@@ -38,11 +38,16 @@ def filtered(
         else:
             left_out[rule] += 1
     if samples and not kept:
-        raise NothingLeftError(
-            f"{path}: data.filter leaves none of the {len(samples):,} samples: "
-            f"{told(dict(left_out.most_common()))}; loosen these rules"
-        )
+        raise nothing_left(path, len(samples), dict(left_out.most_common()))
     return kept, dict(left_out.most_common())
+
+
+def nothing_left(path: Path | str, count: int, left_out: dict[str, int]) -> NothingLeftError:
+    """The error where the rules leave none of `count` samples of the index `path`."""
+    return NothingLeftError(
+        f"{path}: data.filter leaves none of the {count:,} samples: "
+        f"{told(left_out)}; loosen these rules"
+    )
 
 
 def told(left_out: dict[str, int]) -> str:
@@ -73,7 +78,7 @@ def _why_not(sample: SampleEntry, rules: FilterConfig) -> str | None:
     ):
         if most is None:
             continue
-        share = _worst(sample, rule)
+        share = worst_share(sample, rule)
         if share is None:
             return f"max_{rule} (not in the index)"
         if share > most:
@@ -81,7 +86,7 @@ def _why_not(sample: SampleEntry, rules: FilterConfig) -> str | None:
     return None
 
 
-def _worst(sample: SampleEntry, share: str) -> float | None:
+def worst_share(sample: SampleEntry, share: str) -> float | None:
     """The largest value of a share over the stored resolutions; None where one is not known."""
     grids = sample.info.get("grids", {})
     values = [grids.get(str(resolution), {}).get(share) for resolution in sample.grids]

@@ -102,19 +102,20 @@ def parse_index(content: bytes, name: str) -> ShardIndex:
     """The index in `content`; `name` is what errors call it."""
     try:
         table, rows = parse_table(
-            content, name, FORMAT, VERSION, lambda problem: _damaged(name, problem)
+            content, name, FORMAT, VERSION, lambda problem: damaged(name, problem)
         )
         shards = [ShardFile(s["file"], s["size"], s["sha256"]) for s in table["shards"]]
-        index = ShardIndex(table["params"], shards, [_sample(row) for row in rows])
+        index = ShardIndex(table["params"], shards, [sample_of(row) for row in rows])
         known = {shard.file for shard in shards}
         if any(grid.shard not in known for s in index.samples for grid in s.grids.values()):
-            raise _damaged(name, "a sample lies in a shard that is not listed")
+            raise damaged(name, "a sample lies in a shard that is not listed")
         return index
     except MISFITS as err:
-        raise _damaged(name, f"{type(err).__name__}: {err}") from err
+        raise damaged(name, f"{type(err).__name__}: {err}") from err
 
 
-def _damaged(name: str, problem: str) -> DamagedIndexError:
+def damaged(name: str, problem: str) -> DamagedIndexError:
+    """The error for a problem in the index that errors call `name`."""
     return DamagedIndexError(
         f"{name}: the index is damaged ({problem}); restore it, or run `threed-gen prepare` again "
         "with the same arguments, which writes it anew"
@@ -127,7 +128,8 @@ def _row(sample: SampleEntry) -> dict[str, Any]:
     return row
 
 
-def _sample(row: dict[str, Any]) -> SampleEntry:
+def sample_of(row: dict[str, Any]) -> SampleEntry:
+    """The sample of one line; one of `MISFITS` where it is not what a line holds."""
     return SampleEntry(
         id=typed(row, "id", str),
         source=typed(row, "source", str),

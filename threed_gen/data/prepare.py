@@ -5,7 +5,8 @@ at any moment and started again with the same command. Assets are looked at agai
 have changed. The same source and parameters give the same bytes, whatever happened on the way.
 
 Several ranks, on one node or many, may share the work on one OUT. Each owns a part of the assets;
-the one that finds all of them settled packs.
+the one that finds all of them settled packs. Or one process has the ranks of an mpirun build for it
+(`crew.py`).
 
 OUT/prepare.json   the parameters; another run with others is refused
 OUT/work/          payloads that wait to be packed, and the ledgers
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from threed_gen.data.build import (
     lost_asset,
 )
 from threed_gen.data.claim import claim, packing_lock, taking_part
+from threed_gen.data.crew import Crew
 from threed_gen.data.index import ShardIndex
 from threed_gen.data.ledger import Outcome
 from threed_gen.data.pack import pack, relabel, write_rejects
@@ -79,14 +81,15 @@ def prepare(
     limits: Limits = LIMITS,
     retry_failed: bool = False,
     share: Share = EVERYTHING,
+    crew: Crew | None = None,
 ) -> PrepareSummary:
     """Turn `source` into shards at every resolution asked for.
 
     `tau` (unit-cube units) holds for all resolutions; None takes each one's default. `workers` is
-    the number of processes, 0 works in this one, without `limits`. `share` is this process's part
-    of the assets. Raises UserError for bad parameters, for an OUT that was made with others or is
-    in use, and when no asset could be used; DiskError when the disk is full. Every error leaves
-    OUT in a state that the same command continues from.
+    the number of processes, 0 works in this one, without `limits`; a `crew` builds in their stead.
+    `share` is this process's part of the assets. Raises UserError for bad parameters, for an OUT
+    that was made with others or is in use, and when no asset could be used; DiskError when the
+    disk is full. Every error leaves OUT in a state that the same command continues from.
     """
     start = time.monotonic()
     build = _build_params(resolutions, tau, values, open_surface, cap_extent)
@@ -108,7 +111,7 @@ def prepare(
         claim(out, params)
         if alone:
             state.remove_temporaries()
-        run = _Run(state, workers, limits, retry_failed)
+        run = _Run(state, workers, limits, retry_failed, crew)
         try:
             index, still_open = run.finish()
         except KeyboardInterrupt:
@@ -122,9 +125,16 @@ def prepare(
 class _Run:
     """One run of one rank."""
 
-    def __init__(self, state: State, workers: int, limits: Limits, retry_failed: bool) -> None:
+    def __init__(
+        self,
+        state: State,
+        workers: int,
+        limits: Limits,
+        retry_failed: bool,
+        crew: Crew | None,
+    ) -> None:
         self.state, self.workers, self.limits = state, workers, limits
-        self.retry_failed = retry_failed
+        self.retry_failed, self.crew = retry_failed, crew
         self.built: set[str] = set()
 
     def finish(self) -> tuple[ShardIndex | None, int]:
@@ -182,7 +192,7 @@ class _Run:
         done = len(state.own) - len(todo)
         bad: Counter[str] = Counter()
         with Progress(len(state.own), label, "shape", initial=done) as bar:
-            for outcome in run_tasks(call, todo, self.workers, lost_asset, self.limits):
+            for outcome in self._outcomes(call, todo):
                 before = ledger.outcomes.get(outcome.source)
                 attempts = before.attempts + 1 if before else 1
                 ledger.add(replace(outcome, attempts=attempts))
@@ -192,6 +202,11 @@ class _Run:
                     verb = "rejected" if outcome.status == "reject" else "failed"
                     bar.line(f"{verb} {shown(outcome.source)}: {outcome.message}")
                 bar.advance(note=told(bad) if bad else outcome.source)
+
+    def _outcomes(self, call: Callable[[Asset], Outcome], todo: list[Asset]) -> Iterator[Outcome]:
+        if self.crew is not None:
+            return self.crew.run_apart(call, todo, lost_asset, self.limits)
+        return run_tasks(call, todo, self.workers, lost_asset, self.limits)
 
     def _close(self) -> ShardIndex:
         """All is settled: bring shards, index and rejects up to date."""

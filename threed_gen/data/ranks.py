@@ -1,4 +1,4 @@
-"""Which of several processes, on one node or many, prepares which asset.
+"""Which of several processes, on one node or many, prepares or encodes which asset.
 
 Rank I of N owns the assets whose hash of the id is I modulo N. The rule looks at the id alone, not
 at what is left to do, so ranks that start at different times neither overlap nor leave gaps.
@@ -47,7 +47,7 @@ def share_of(rank: int | None, world_size: int | None, environ: Mapping[str, str
     if rank is not None and world_size is not None:
         return Share(rank, world_size)
     task, tasks = _array(environ)
-    # Ranks of `prepare` need not talk to each other, so nothing has to be found out about hosts.
+    # These ranks need not talk to each other, so nothing has to be found out about hosts.
     alone = {**environ, "SLURM_NNODES": "1"}
     if "OMPI_COMM_WORLD_SIZE" in environ:
         alone["OMPI_COMM_WORLD_LOCAL_SIZE"] = environ["OMPI_COMM_WORLD_SIZE"]
@@ -56,6 +56,13 @@ def share_of(rank: int | None, world_size: int | None, environ: Mapping[str, str
     except ClusterError as err:
         raise UserError(f"{err}; or say --rank and --world-size") from err
     return Share(task * place.world_size + place.rank, tasks * place.world_size)
+
+
+def crew_share(rank: int | None, world_size: int | None, environ: Mapping[str, str]) -> Share:
+    """The part of a whole mpirun whose rank 0 hands out the work: all, or an array task's."""
+    if rank is not None or world_size is not None:
+        raise UserError("--mpi divides the work by itself: leave --rank and --world-size out")
+    return Share(*_array(environ))
 
 
 def _array(environ: Mapping[str, str]) -> tuple[int, int]:

@@ -106,9 +106,13 @@ def read_member(path: Path, offset: int, size: int, sha256: str) -> bytes:
     except FileNotFoundError as err:
         raise CorruptSampleError("the shard file is missing") from err
     try:
-        blob = _read_all(handle, offset, size)
+        return checked(read_range(handle, offset, size), size, sha256)
     finally:
         os.close(handle)
+
+
+def checked(blob: bytes, size: int, sha256: str) -> bytes:
+    """`blob` itself, if it is the payload that was stored; CorruptSampleError otherwise."""
     if len(blob) != size:
         raise CorruptSampleError(f"the shard ends after {len(blob)} of {size} bytes of it")
     if hashlib.sha256(blob).hexdigest() != sha256:
@@ -116,7 +120,8 @@ def read_member(path: Path, offset: int, size: int, sha256: str) -> bytes:
     return blob
 
 
-def _read_all(handle: int, offset: int, size: int) -> bytes:
+def read_range(handle: int, offset: int, size: int) -> bytes:
+    """`size` bytes of an open file from `offset` on; fewer where it ends before."""
     parts: list[bytes] = []
     while size > 0:  # one pread returns at most 2 GiB
         part = os.pread(handle, min(size, 1 << 30), offset)

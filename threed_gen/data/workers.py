@@ -71,9 +71,9 @@ def run_tasks(
     if workers == 0:
         yield from _here(call, tasks, lost, limits)
         return
-    pool = _Pool(call, iter(tasks), workers, lost, limits)
+    pool = Pool(call, workers, lost, limits)
     try:
-        yield from pool.run()
+        yield from pool.run(tasks)
     finally:
         pool.close()
 
@@ -90,18 +90,18 @@ def _here(
         yield result
 
 
-class _Pool(Generic[T, R]):
-    """The children of one `run_tasks`."""
+class Pool(Generic[T, R]):
+    """Children for one function; they stay, for further tasks, until `close`."""
 
     def __init__(
         self,
         call: Callable[[T], R],
-        tasks: Iterator[T],
         workers: int,
         lost: Callable[[T, Lost], R],
         limits: Limits,
     ) -> None:
-        self.tasks, self.workers, self.lost, self.limits = tasks, workers, lost, limits
+        self.workers, self.lost, self.limits = workers, lost, limits
+        self.tasks: Iterator[T] = iter(())
         self.greeting = framed((call, limits.memory_mb))
         self.waiting: list[T] = []  # tasks that are next
         self.children: list[Child[T]] = []
@@ -109,8 +109,14 @@ class _Pool(Generic[T, R]):
         self.failed_starts = self.crashes = 0
         self.looked = time.monotonic()
 
-    def run(self) -> Iterator[R]:
+    def run(self, tasks: Iterable[T]) -> Iterator[R]:
         """Give out tasks and yield results until there are none left."""
+        self.tasks, self.looked = iter(tasks), time.monotonic()
+        for child in [child for child in self.children if not child.busy]:  # of an earlier run
+            if child.process.poll() is not None:
+                self._remove(child)
+            elif self._more():
+                child.give(self.waiting.pop())
         while self._start_children():
             for key, _ in self.selector.select(INTERVAL):
                 key.data()

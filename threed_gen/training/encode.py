@@ -1,11 +1,13 @@
 """A frozen SS-VAE as a source of latents: on the fly while an SS-DiT trains, or into a folder.
 
 Every shape is encoded alone, in fp32, on a CPU by one thread: a second one would change the last
-bits. So a latent is the same whether it was stored or not, and whoever encodes it.
+bits. So a latent is the same whether it was stored or not, and whoever encodes it (on GPUs of one
+kind, or on CPUs of one kind).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -18,9 +20,11 @@ import torch
 
 from threed_gen.console import Progress
 from threed_gen.data.batch import collate
+from threed_gen.data.config import FilterConfig
+from threed_gen.data.crew import Crew
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.index import INDEX_NAME
-from threed_gen.data.latents.index import LatentParams
+from threed_gen.data.latents.index import SHARDS, LatentParams
 from threed_gen.data.latents.latent import (
     Latent,
     OnBadSample,
@@ -30,7 +34,9 @@ from threed_gen.data.latents.latent import (
 )
 from threed_gen.data.latents.payload import Store, Values
 from threed_gen.data.latents.statistics import Draw, LatentStatistics, Moments
-from threed_gen.data.latents.writer import SHARD_BYTES, Written, write_latents
+from threed_gen.data.latents.work import Packer, WaitingSamples
+from threed_gen.data.latents.writer import EVERYTHING, SHARD_BYTES, Written, write_latents
+from threed_gen.data.ranks import Share
 from threed_gen.errors import UserError
 from threed_gen.files import file_sha256
 from threed_gen.geometry.sparse_sdf import SparseSDF
@@ -159,8 +165,13 @@ def encode_dataset(
     values: Values = "fp32",
     shard_bytes: int = SHARD_BYTES,
     on_bad_sample: OnBadSample = "stop",
+    share: Share = EVERYTHING,
+    crew: Crew | None = None,
 ) -> Written:
-    """Write the latents of a data set into `out`, or go on with it; errors of `write_latents`."""
+    """Write the latents of a data set into `out`, or go on with it; errors of `write_latents`.
+
+    `share` is this process's part of the samples; a `crew` encodes in its stead.
+    """
     params = LatentParams(
         run=vae.root.resolve().name,
         step=vae.step,
@@ -178,9 +189,51 @@ def encode_dataset(
     )
     for resolution in params.resolutions:
         dataset.source_resolution(resolution)  # it says so before any work if there is none
-    return write_latents(
-        out, dataset, params, lambda i, r: vae.encode(dataset.load(i, r)), on_bad_sample
-    )
+    packer = packer_of(vae, dataset, params, on_bad_sample)
+    elsewhere = None
+    if crew is not None:
+        elsewhere = partial(crew.run, partial(encode_into, out, vae.root, params, on_bad_sample))
+    return write_latents(out, dataset, params, packer.encode, on_bad_sample, share, elsewhere)
+
+
+def packer_of(
+    vae: FrozenVAE, dataset: SDFDataset, params: LatentParams, on_bad_sample: OnBadSample
+) -> Packer:
+    """What encodes samples of `dataset` by `vae` as `params` say."""
+    return Packer(dataset, params, lambda i, r: vae.encode(dataset.load(i, r)), on_bad_sample)
+
+
+def encode_into(
+    out: Path, root: Path, params: LatentParams, on_bad_sample: OnBadSample, i: int
+) -> int:
+    """On a rank of a crew: encode sample i and leave it to be packed; returns i.
+
+    Raises:
+        UserError: weights or data are not those that rank 0 has.
+    """
+    key = (root, repr(params))
+    if key not in _opened:
+        _opened.clear()
+        vae = FrozenVAE(root, params.weights, own_device(os.environ))
+        dataset = SDFDataset(Path(params.data), params.tau, FilterConfig(**params.filter))
+        found = vae.weights_sha256, file_sha256(dataset.path / INDEX_NAME)
+        if found != (params.weights_sha256, params.source_sha256):
+            raise UserError(f"{root}, {dataset.path}: changed while they were read; start again")
+        _opened[key] = packer_of(vae, dataset, params, on_bad_sample)
+    WaitingSamples(out / SHARDS).write(_opened[key].packed(i))
+    return i
+
+
+_opened: dict[tuple[Path, str], Packer] = {}  # what this rank encodes with, loaded once
+
+
+def own_device(environ: Mapping[str, str]) -> str | None:
+    """The GPU of this rank where several of its node share the GPUs they see; None: the usual."""
+    count = torch.cuda.device_count()
+    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "LOCAL_RANK"):
+        if count > 1 and environ.get(name, "").isdecimal():
+            return f"cuda:{int(environ[name]) % count}"
+    return None
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ class LoadedRun:
     config: SSVAERun
     step: int
     device: torch.device
-    data: Path  # the prepared shards it was trained on
+    data: str  # the prepared shards it was trained on: a folder, or a URL
 
 
 def load_run(root: Path, weights: str = "ema") -> LoadedRun:

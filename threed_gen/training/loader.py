@@ -1,13 +1,13 @@
 """What this rank reads for each step, prefetched, and resumable by a single number.
 
-The plan (`launcher.shard_plan`) says which samples a step contains; this file deals them to the
-ranks, cuts a rank's share into micro-batches and packs them. The only state is the step: what was
-prefetched but not trained on is simply read again after a resume.
+The plan (`launcher.shard_plan`) says which samples a step contains and `launcher.assignment` which
+rank gets them; this file cuts a rank's share into micro-batches and packs them. The only state is
+the step: what was prefetched but not trained on is simply read again after a resume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from launcher.shard_plan import ShardPlan, deal, draw
+from launcher.assignment import Placement, assign, imbalance, make_groups
+from launcher.node_arrays import NodeArrays
+from launcher.shard_plan import ShardPlan, draw
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.errors import UserError
 from threed_gen.training.run_config import RunConfig
@@ -52,21 +54,39 @@ class StepData:
 class StepDataset(Dataset[StepData]):
     """Maps a step number to this rank's `StepData`."""
 
-    def __init__(self, config: RunConfig, samples: Samples, rank: int, ranks: int) -> None:
-        self.config, self.samples, self.rank, self.ranks = config, samples, rank, ranks
-        self.dataset = dataset = samples.dataset
-        self.plan = make_plan(config, dataset)
-        self._tokens = {r: dataset.tokens(r) for r in config.data.resolutions}
+    def __init__(
+        self, config: RunConfig, samples: Samples, rank: int, ranks: int,
+        placement: Placement | None = None, arrays: NodeArrays | None = None,
+    ) -> None:  # fmt: skip
+        """All ranks are on one node without `placement`; without `arrays` nothing is shared."""
+        self.config, self.samples, self.rank = config, samples, rank
+        self.dataset = samples.dataset
+        self.plan = make_plan(config, self.dataset, arrays)
+        self._groups = make_groups(
+            config.data.streams, Placement.even(1, ranks) if placement is None else placement
+        )
 
     def __len__(self) -> int:
         return self.config.train.steps
 
-    def __getitem__(self, step: int) -> StepData:
-        train, choices = self.config.train, self.config.data.resolutions
-        resolution = choices[draw(self.config.seed, step, "resolution", choices=len(choices))]
+    def own_samples(self, step: int) -> list[int]:
+        """The samples that this rank reads in a step, unless one of them is damaged."""
+        chosen, _, dealt = self._dealt(step, self._resolution(step))
+        return [chosen[position] for position in dealt[self.rank]]
+
+    def _resolution(self, step: int) -> int:
+        choices = self.config.data.resolutions
+        return choices[draw(self.config.seed, step, "resolution", choices=len(choices))]
+
+    def _dealt(self, step: int, resolution: int) -> tuple[list[int], list[int], list[list[int]]]:
+        """(samples of the global batch, their tokens, positions of each rank)."""
         chosen = self.plan.batch(step)
-        tokens = [self._tokens[resolution][index] for index in chosen]
-        dealt = deal(tokens, self.ranks)
+        tokens: list[int] = self.dataset.token_counts(resolution)[chosen].tolist()
+        return chosen, tokens, assign(tokens, self.plan.streams_of(chosen), self._groups)
+
+    def __getitem__(self, step: int) -> StepData:
+        train, resolution = self.config.train, self._resolution(step)
+        chosen, tokens, dealt = self._dealt(step, resolution)
         own = dealt[self.rank]
         loaded: dict[int, tuple[int, Any]] = {}
         problems: list[str] = []
@@ -115,13 +135,9 @@ class StepDataset(Dataset[StepData]):
         )
 
 
-def imbalance(tokens: Sequence[int], dealt: Sequence[Sequence[int]]) -> float:
-    """Tokens of the fullest rank over their mean; 1: all have the same."""
-    loads = [sum(tokens[position] for position in positions) for positions in dealt]
-    return max(loads) * len(loads) / max(sum(loads), 1)
-
-
-def make_plan(config: RunConfig, dataset: SDFDataset) -> ShardPlan:
+def make_plan(
+    config: RunConfig, dataset: SDFDataset, arrays: NodeArrays | None = None
+) -> ShardPlan:
     """The order of the data: depends on the data set, the seed and the batch size alone."""
     batch_samples = config.train.batch_samples
     if batch_samples is None and config.train.batch_tokens is None:
@@ -130,16 +146,20 @@ def make_plan(config: RunConfig, dataset: SDFDataset) -> ShardPlan:
     finest = max(config.data.resolutions)
     try:
         return ShardPlan(
-            dataset.tokens(finest), dataset.shards(finest),
+            dataset.token_counts(finest), dataset.shard_numbers(finest),
             seed=config.seed, streams=config.data.streams, block=config.data.block,
             batch_samples=batch_samples, batch_tokens=config.train.batch_tokens,
+            bucket=config.data.bucket, arrays=arrays,
         )  # fmt: skip
     except ValueError as err:
         raise UserError(f"{dataset.path}: {err}") from err
 
 
 def step_data(dataset: StepDataset, start: int) -> Iterator[StepData]:
-    """The steps from `start` on, prefetched by `data.workers` processes (0: none)."""
+    """The steps from `start` on, prefetched by `data.workers` processes (0: none).
+
+    With `data.stage.dir` the shards of coming steps are copied to this node meanwhile.
+    """
     workers = dataset.config.data.workers
     loader = DataLoader(
         dataset,
@@ -150,7 +170,15 @@ def step_data(dataset: StepDataset, start: int) -> Iterator[StepData]:
         multiprocessing_context="spawn" if workers else None,
         pin_memory=False,
     )
-    yield from loader
+    staging = dataset.dataset.staging(dataset.own_samples, len(dataset))
+    try:
+        for step, data in enumerate(loader, start):
+            if staging is not None:
+                staging.at(step + 1)
+            yield data
+    finally:
+        if staging is not None:
+            staging.close()
 
 
 def _split(positions: list[int], parts: int) -> list[list[int]]:

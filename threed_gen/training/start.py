@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 
 from launcher.cluster import Cluster
+from launcher.rank_log import RankLog
 from threed_gen.config import changes, to_yaml
 from threed_gen.console import say
-from threed_gen.data.dataset import SDFDataset
-from threed_gen.data.embedded import ensure_prepared
+from threed_gen.data.embedded import ensure_prepared, open_prepared
 from threed_gen.data.filter import told
-from threed_gen.errors import UserError
+from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically, write_json
 from threed_gen.training import checkpoint as ckpt
 from threed_gen.training.engine import start_process_group, stop_process_group
@@ -49,12 +49,14 @@ def run_training(
     run_root: Path,
     config_path: Path | None,
     overrides: list[str],
-    fresh: bool = False,
+    fresh: bool,
+    log: RankLog,
 ) -> None:
     """Start a new run (`config_path` given) or go on with the one in `run_root`.
 
     Args:
         fresh: on resume, allow a start from step 0 when there is no whole checkpoint.
+        log: is opened as soon as this run is ours.
 
     Raises:
         UserError: on every rank alike.
@@ -69,12 +71,13 @@ def run_training(
     lock = RunLock(run.root)
     try:
         _enter(run, lock, config, config_path, cluster, device)
+        everywhere(lambda: _open_log(run, log))
         if resuming and run.finished.exists():
             if cluster.rank == 0:
                 say(f"{run.root}: already finished; nothing to do")
             return
         checkpoint = on_rank_zero(lambda: _find(run, fresh)) if resuming else None
-        trainer = _build(run, config, device, checkpoint)
+        trainer = _build(run, config, device, checkpoint, cluster)
         trainer.fit()
     finally:
         lock.release()
@@ -108,14 +111,22 @@ def _enter(
     dist.barrier()
 
 
+def _open_log(run: RunDir, log: RankLog) -> None:
+    with disk_errors(run.root, "the logs"):
+        logs = run.root / "logs"
+        logs.mkdir(exist_ok=True)
+        log.open(logs)
+
+
 def _build(
-    run: RunDir, config: RunConfig, device: torch.device, checkpoint: Path | None
-) -> Trainer:
+    run: RunDir, config: RunConfig, device: torch.device, checkpoint: Path | None,
+    cluster: Cluster,
+) -> Trainer:  # fmt: skip
     """The trainer at the step of `checkpoint`, or at step 0."""
     path = on_rank_zero(
         lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1, _views(config))
     )
-    dataset = everywhere(lambda: SDFDataset(Path(path), config.data.tau, config.data.filter))
+    dataset = everywhere(lambda: open_prepared(config.data, path))
     task = task_of(config)
     on_rank_zero(lambda: task.prepare(dataset, run.root))
     dataset = everywhere(lambda: task.open(dataset, run.root))
@@ -125,7 +136,7 @@ def _build(
         for line in everywhere(lambda: load_initial(module, init)):
             if dist.get_rank() == 0:
                 say(line)
-    trainer = Trainer(config, run, task, module, dataset, device)
+    trainer = Trainer(config, run, task, module, dataset, device, cluster)
     if checkpoint is not None:
         # Rank 0 has verified the files; the others only need the state.
         trainer.resume(ckpt.open_verified(checkpoint))

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from launcher.cluster import Cluster
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.errors import DivergedError, UserError
 from threed_gen.files import write_json
@@ -21,6 +22,7 @@ from threed_gen.training.loader import StepData, StepDataset, step_data
 from threed_gen.training.master import MasterState
 from threed_gen.training.monitor import Monitor, memory_gib
 from threed_gen.training.optim import learning_rate
+from threed_gen.training.plan_sharing import node_arrays, placement_of
 from threed_gen.training.run_config import RunConfig
 from threed_gen.training.run_dir import Journal, RunDir, read_journal
 from threed_gen.training.tasks.base import StepLoss, Task
@@ -32,11 +34,12 @@ class Trainer:
 
     def __init__(
         self, config: RunConfig, run: RunDir, task: Task, module: nn.Module, dataset: SDFDataset,
-        device: torch.device,
+        device: torch.device, cluster: Cluster,
     ) -> None:  # fmt: skip
         self.config, self.run, self.task, self.dataset = config, run, task, dataset
         held_out = dataset.for_validation()
         self.validation_set = dataset if held_out is dataset else task.usable(held_out)
+        self.cluster = cluster
         self.device, self.rank, self.ranks = device, dist.get_rank(), dist.get_world_size()
         self.engine = start_engine(module, config.train, device)
         self.master = MasterState(self.engine, config.train.zero_stage)
@@ -71,14 +74,16 @@ class Trainer:
             self.monitor = Monitor(self.run, self.config, self.start)
         try:
             samples = self.task.samples(self.dataset)
-            steps = StepDataset(self.config, samples, self.rank, self.ranks)
-            for data in step_data(steps, self.start):
-                done = data.step + 1
-                self._step(data)
-                if done % train.validate_every == 0 or done == train.steps:
-                    self._validate(done)
-                if done % train.checkpoint_every == 0 or done == train.steps:
-                    self._save(done)
+            placement = placement_of(self.cluster)
+            with node_arrays(self.cluster, len(self.dataset)) as arrays:
+                steps = StepDataset(self.config, samples, self.rank, self.ranks, placement, arrays)
+                for data in step_data(steps, self.start):
+                    done = data.step + 1
+                    self._step(data)
+                    if done % train.validate_every == 0 or done == train.steps:
+                        self._validate(done)
+                    if done % train.checkpoint_every == 0 or done == train.steps:
+                        self._save(done)
         finally:
             if self.monitor is not None:
                 self.monitor.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from threed_gen.console import progress
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.embedded import open_prepared
 from threed_gen.data.procedural.families import make_mesh, shape_index
 from threed_gen.errors import UserError
 from threed_gen.evaluation.evaluate import Shape, evaluate_shapes, judge, summarize
@@ -96,7 +97,7 @@ def evaluate_run(
     """
     loaded = load_run(run, weights)
     data = loaded.config.data
-    dataset = SDFDataset(loaded.data, data.tau, data.filter).for_validation()
+    dataset = open_prepared(data, loaded.data).for_validation()
     resolution = max(loaded.config.data.resolutions)
     count = len(dataset) if limit is None else min(limit, len(dataset))
 

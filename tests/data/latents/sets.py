@@ -101,5 +101,5 @@ def same_latent(a: Latent, b: Latent) -> bool:
 
 def products(out: Path) -> dict[str, bytes]:
     """Every file that must not depend on how `encode` came to its end."""
-    files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}

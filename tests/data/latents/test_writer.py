@@ -154,7 +154,7 @@ def test_other_parameters_are_refused(
 
 def test_two_at_once_are_refused(dataset: SDFDataset, tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "latents" / ".lock", {}),
+        locked(tmp_path / "latents" / "work" / "rank.0-of-1.lock", {}),
         pytest.raises(UserError, match=f"another `encode` is writing.*process {os.getpid()}"),
     ):
         write(dataset, tmp_path)

@@ -290,7 +290,7 @@ def test_options_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_embedded_set_has_views_on_demand(tmp_path: Path) -> None:
     config = DataConfig(resolutions=[16], procedural={"count": 2})  # type: ignore[arg-type]
-    out = ensure_prepared(config, tmp_path, workers=0)
+    out = Path(ensure_prepared(config, tmp_path, workers=0))
     assert not (out / "views.jsonl").exists()
-    assert ensure_prepared(config, tmp_path, workers=0, views=PARAMS) == out
+    assert ensure_prepared(config, tmp_path, workers=0, views=PARAMS) == str(out)
     assert len(ViewSet(out).samples) == 2

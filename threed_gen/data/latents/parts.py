@@ -130,7 +130,19 @@ def part_file(folder: Path, number: int) -> Path:
 
 
 def read_part(folder: Path, number: int, params: LatentParams, start: int) -> Part | None:
-    """Part `number` if it is whole and begins at sample `start`.
+    """Part `number` if it is whole and begins at sample `start`; errors of `whole_part`."""
+    part = whole_part(folder, number, params)
+    return part if part is not None and part.start == start else None
+
+
+def parts_found(folder: Path) -> list[int]:
+    """The numbers of all parts that have a list, whole or not."""
+    found = [path.stem.removeprefix("shard-") for path in folder.glob("shard-*.json")]
+    return sorted(int(number) for number in found if number.isdecimal())
+
+
+def whole_part(folder: Path, number: int, params: LatentParams) -> Part | None:
+    """Part `number` if it is whole.
 
     Raises:
         UserError: it was made with other parameters.
@@ -147,8 +159,7 @@ def read_part(folder: Path, number: int, params: LatentParams, start: int) -> Pa
         return None  # it is made again
     refuse_others(folder, old, params)
     file = folder / shard.file
-    whole_shard = file.is_file() and file.stat().st_size == shard.size
-    return part if whole_shard and part.start == start else None
+    return part if file.is_file() and file.stat().st_size == shard.size else None
 
 
 def refuse_others(folder: Path, old: LatentParams, new: LatentParams) -> None:

@@ -2,35 +2,51 @@
 
 Samples are encoded in the order of the data set and cut into shards by bytes. What is written
 depends on the samples, the weights and the parameters alone, so it is the same however often the
-work was interrupted. The index is written last: it exists only when every shard is in place.
+work was interrupted, and whoever shared it. The index is written last: it exists only when every
+shard is in place.
+
+One process writes shards as it encodes. Several ranks leave their samples in OUT/latents/work
+first (`work.py`); the one that finds all of them there packs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from threed_gen.console import Progress
+from threed_gen.data.claim import packing_lock, taking_part
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.latents.index import INDEX_NAME, SHARDS, LatentIndex, LatentParams
-from threed_gen.data.latents.latent import Latent, OnBadSample, Reject, latents_of
-from threed_gen.data.latents.parts import Filling, Packed, Part, read_part
-from threed_gen.data.latents.payload import encode_latent, rounded
-from threed_gen.data.latents.statistics import Moments
-from threed_gen.data.locks import BusyError, holder, locked
+from threed_gen.data.latents.latent import Latent, OnBadSample, Reject
+from threed_gen.data.latents.parts import (
+    Filling,
+    Packed,
+    Part,
+    parts_found,
+    read_part,
+    whole_part,
+)
+from threed_gen.data.latents.work import Packer, WaitingSamples, name_of
+from threed_gen.data.ranks import Share
 from threed_gen.errors import UserError
 from threed_gen.files import TEMPORARY, remove_temporaries
 
-SHARD_BYTES = 1 << 28  # what a kill can cost is what goes into one shard
+SHARD_BYTES = 1 << 28  # what a kill can cost a single process is what goes into one shard
+EVERYTHING = Share()
+
+# Encodes samples elsewhere and leaves them in OUT/latents/work; says which, as each is done.
+Elsewhere = Callable[[Iterable[int]], Iterator[int]]
 
 
 @dataclass(frozen=True)
 class Written:
     """What there is now, and how much of it is new."""
 
-    index: LatentIndex
+    index: LatentIndex | None  # None while samples are open
     encoded: int  # samples that were encoded now, rejects included
+    open: int = 0  # samples of other ranks that are not encoded
 
 
 def write_latents(
@@ -39,12 +55,15 @@ def write_latents(
     params: LatentParams,
     encode: Callable[[int, int], Latent],
     on_bad_sample: OnBadSample = "stop",
+    share: Share = EVERYTHING,
+    elsewhere: Elsewhere | None = None,
 ) -> Written:
-    """Encode what is missing, and write the index.
+    """Encode what is missing of this process's share, and pack if nothing is missing then.
 
     Args:
         encode: the latent of sample i of `dataset` at a resolution.
         on_bad_sample: whether a damaged SDF ends the work, or is rejected.
+        elsewhere: encodes in the stead of `encode`, which is left with what turns out damaged.
 
     Raises:
         UserError: somebody else writes here, or other parameters were used here, or no sample
@@ -53,30 +72,71 @@ def write_latents(
         DiskError: what could not be written; the same command goes on there.
     """
     folder = out / SHARDS
-    try:
-        with locked(folder / ".lock", {}):
+    waiting = WaitingSamples(folder)
+    packer = Packer(dataset, params, encode, on_bad_sample)
+    encoded = 0
+    with taking_part(folder, {}, share, len(dataset), "encode") as alone:
+        if alone:
             remove_temporaries(folder)
+            waiting.remove_temporaries()
+        if share.world_size > 1 or elsewhere is not None:
+            own = [i for i in missing(packer, waiting) if share.owns(dataset.entry(i).id)]
+            with packing_lock(folder):
+                waiting.insist(params)
+            encoded = _spread(packer, waiting, own, share, elsewhere)
+        with packing_lock(folder):
+            still_open = len(missing(packer, waiting)) if share.world_size > 1 else 0
+            if still_open:
+                return Written(None, encoded, still_open)
+            if waiting.found():
+                waiting.insist(params)
             for leftover in out.glob(f".{INDEX_NAME}.*{TEMPORARY}"):  # others may write in OUT too
                 leftover.unlink(missing_ok=True)
-            return _Writer(out, dataset, params, encode, on_bad_sample).run()
-    except BusyError as err:
-        raise UserError(
-            f"{out}: another `encode` is writing here ({holder(err.note)}); wait for it, or choose "
-            "another --out"
-        ) from err
+            written = _Writer(out, packer, waiting).run()
+            waiting.clean()
+    return replace(written, encoded=written.encoded + encoded)
+
+
+def missing(packer: Packer, waiting: WaitingSamples) -> list[int]:
+    """The samples that neither wait nor lie in a whole shard; UserError as `whole_part`."""
+    folder, dataset = waiting.folder, packer.dataset
+    packed: set[int] = set()
+    for number in parts_found(folder):
+        part = whole_part(folder, number, packer.params)
+        if part is not None:
+            packed.update(range(part.start, part.stop))
+    names = waiting.found()
+    rest = (i for i in range(len(dataset)) if i not in packed)
+    return [i for i in rest if name_of(dataset.entry(i).id) not in names]
+
+
+def _spread(
+    packer: Packer, waiting: WaitingSamples, own: list[int], share: Share,
+    elsewhere: Elsewhere | None,
+) -> int:  # fmt: skip
+    """Encode samples into files of their own; how many."""
+    if not own:
+        return 0
+    world = share.world_size
+    label = "encoding" if world == 1 else f"encoding (rank {share.rank} of {world})"
+    with Progress(len(own), label, "shape") as bar:
+        for i in _stored(packer, waiting, own) if elsewhere is None else elsewhere(own):
+            bar.advance(note=packer.dataset.entry(i).id)
+    return len(own)
+
+
+def _stored(packer: Packer, waiting: WaitingSamples, own: Iterable[int]) -> Iterator[int]:
+    for i in own:
+        waiting.write(packer.packed(i))
+        yield i
 
 
 class _Writer:
-    def __init__(
-        self,
-        out: Path,
-        dataset: SDFDataset,
-        params: LatentParams,
-        encode: Callable[[int, int], Latent],
-        on_bad_sample: OnBadSample,
-    ) -> None:
-        self.out, self.dataset, self.params, self.encode = out, dataset, params, encode
-        self.on_bad_sample = on_bad_sample
+    """Makes the shards that are not there, one after the other, and the index."""
+
+    def __init__(self, out: Path, packer: Packer, waiting: WaitingSamples) -> None:
+        self.out, self.packer, self.waiting = out, packer, waiting
+        self.dataset, self.params = packer.dataset, packer.params
         self.encoded = 0
         self.ahead: tuple[int, Packed | Reject] | None = None  # did not fit into the last part
 
@@ -85,7 +145,8 @@ class _Writer:
         while (part := self.read(parts)) is not None:
             parts.append(part)
         total, done = len(self.dataset), _stop(parts)
-        with Progress(total, "encoding", "shape", initial=done) as bar:
+        label = "packing" if self.waiting.found() else "encoding"
+        with Progress(total, label, "shape", initial=done) as bar:
             while _stop(parts) < total:
                 part = self.read(parts)  # whole, behind one that had to be made again
                 if part is None:
@@ -114,7 +175,7 @@ class _Writer:
         return read_part(self.out / SHARDS, len(parts), self.params, start)
 
     def make(self, number: int, start: int, bar: Progress) -> Part:
-        """Encode from sample `start` on until a shard is full."""
+        """Fill a shard from sample `start` on."""
         (self.out / INDEX_NAME).unlink(missing_ok=True)  # from here on it might not be true
         filling = Filling(start)
         i = start
@@ -128,31 +189,19 @@ class _Writer:
             else:
                 self.ahead = i, packed
                 break
-            self.encoded += 1
             bar.advance(note=self.dataset.entry(i).id)
             i += 1
         return filling.write(self.out / SHARDS, number, i, self.params)
 
     def packed(self, i: int) -> Packed | Reject:
+        """Sample i: the one that had no room before, one that waits, or encoded now."""
         if self.ahead is not None and self.ahead[0] == i:
             return self.ahead[1]
-        params, name = self.params, self.dataset.entry(i).id
-        latents = latents_of(
-            name,
-            params.resolutions,
-            lambda resolution: rounded(
-                self.encode(i, resolution), name, params.values, params.store
-            ),
-            self.on_bad_sample,
-        )
-        if isinstance(latents, Reject):
-            return latents
-        return Packed(
-            name,
-            {latent.resolution: encode_latent(latent, params.values) for latent in latents},
-            {latent.resolution: latent.num_tokens for latent in latents},
-            {x.resolution: Moments.of(x.mean, x.logvar).to_text() for x in latents},
-        )
+        sample = self.waiting.read(self.dataset.entry(i).id)
+        if sample is None:
+            self.encoded += 1
+            sample = self.packer.packed(i)
+        return sample
 
 
 def _stop(parts: list[Part]) -> int:

@@ -63,10 +63,10 @@ class EqualDataset(SDFDataset):
         self.__dict__.update(vars(dataset))
         self.cells_per_token = cells_per_token
 
-    def tokens(self, resolution: int) -> list[int]:
+    def token_counts(self, resolution: int) -> NDArray[np.int64]:
         """Tokens of the dense grid, for every sample."""
         self.source_resolution(resolution)  # says so if there is none
-        return [self.tokens_of_grid(resolution // BRICK)] * len(self)
+        return np.broadcast_to(np.int64(self.tokens_of_grid(resolution // BRICK)), len(self))
 
     def tokens_of_grid(self, grid: int) -> int:
         """Of one sample."""
