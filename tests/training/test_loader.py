@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 from tests.training import runs
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.embedded import open_prepared
 from threed_gen.training.loader import StepDataset, step_data
 from threed_gen.training.run_config import RunConfig, load_run_config
 from threed_gen.training.tasks.ss_vae import SSVAETask
@@ -65,3 +69,16 @@ def test_resuming_at_a_step_gives_the_same_step(dataset: SDFDataset, workers: in
     rest = [data.samples for data in step_data(opened(settings, dataset), 4)]
     assert len(whole) == 6
     assert rest == whole[4:]
+
+
+def test_steps_are_the_same_from_staged_shards(dataset: SDFDataset, tmp_path: Path) -> None:
+    settings = config("train.steps=40", f"data.stage.dir={tmp_path}")
+    plain = [data.samples for data in step_data(opened(config("train.steps=40"), dataset), 0)]
+    staged = open_prepared(settings.data, dataset.path)
+    seen, deadline = [], time.monotonic() + 20
+    for data in step_data(opened(settings, staged), 0):
+        seen.append(data.samples)
+        while not list(tmp_path.rglob("*.tar")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert seen == plain
+    assert staged.source.counts["staged"] > 0 and not staged.source.counts["staged_damaged"]

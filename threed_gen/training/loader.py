@@ -172,6 +172,8 @@ def step_data(dataset: StepDataset, start: int) -> Iterator[StepData]:
     )
     staging = dataset.dataset.staging(dataset.own_samples, len(dataset))
     try:
+        if staging is not None:
+            staging.at(start)
         for step, data in enumerate(loader, start):
             if staging is not None:
                 staging.at(step + 1)
