@@ -9,6 +9,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from launcher.command import srun
+from launcher.preflight import job
 from launcher.site import Site
 
 TRAIN = "threed_gen/train.py"
@@ -76,8 +78,8 @@ def _asked(batch: Batch, site: Site) -> list[str]:
     ]
 
 
-def training_body(head: tuple[str, ...], step: str) -> tuple[str, ...]:
-    """A training job: `head` sets config, run and "$@" (overrides); `step` starts the ranks.
+def training_body(head: tuple[str, ...], ranks: tuple[str, ...]) -> tuple[str, ...]:
+    """A training job: `head` sets config, run and "$@" (overrides); `ranks` as of `rank_lines`.
 
     After a requeue the same script runs again, and then the run is there already.
     """
@@ -91,18 +93,25 @@ def training_body(head: tuple[str, ...], step: str) -> tuple[str, ...]:
         "else",
         '    door=(--config "$config" --out "$run" "$@")',
         "fi",
-        *_ranks(step),
+        *ranks,
     )
 
 
-def resuming_body(head: tuple[str, ...], step: str) -> tuple[str, ...]:
+def resuming_body(head: tuple[str, ...], ranks: tuple[str, ...]) -> tuple[str, ...]:
     """A job that goes on with `run`; "$@" may hold --fresh."""
-    return (*head, "", 'door=(--resume "$run" "$@")', *_ranks(step))
+    return (*head, "", 'door=(--resume "$run" "$@")', *ranks)
 
 
-def _ranks(step: str) -> tuple[str, ...]:
-    """The end of every training job. What looks at the nodes before the ranks start stands here."""
-    return (step,)
+def rank_lines(
+    site: Site, python: str, script: str, gpus: int, data: str | None = None
+) -> tuple[str, ...]:
+    """The end of every training job: the nodes are looked at, and if all are fit the ranks start.
+
+    `door` is the script's array of words for `train.py`. `gpus` are those of a node; `data` is
+    where a config has its data, if these words don't say it.
+    """
+    step = step_line(srun(None, site, [python, "-u", script]))
+    return (job.line(site, python, gpus, data), step) if site.preflight else (step,)
 
 
 def step_line(words: list[str]) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from launcher.command import srun
-from launcher.sbatch import TRAIN, Batch, render, resuming_body, step_line, training_body
+from launcher.sbatch import TRAIN, Batch, rank_lines, render, resuming_body, training_body
 from launcher.site import Site
 
 PYTHON = ".venv/bin/python"
 HERE = f'[ -f {TRAIN} ] || {{ echo "submit this from the folder of the repository" >&2; exit 2; }}'
-STEP = step_line(srun(None, Site(), [PYTHON, "-u", TRAIN]))
+GPUS = 8  # of a node
+RANKS = rank_lines(Site(), PYTHON, TRAIN, GPUS)
 
 
 def _training(name: str, what: str, config: str, nodes: int) -> Batch:
@@ -35,8 +35,8 @@ def _training(name: str, what: str, config: str, nodes: int) -> Batch:
         f"RUN is runs/{name}-JOB. A requeued job goes on where its newest checkpoint is.",
     )
     return Batch(
-        name=name, about=about, nodes=nodes, tasks=8, gpus=8, log="%x-%j.log",
-        body=training_body(head, STEP),
+        name=name, about=about, nodes=nodes, tasks=GPUS, gpus=GPUS, log="%x-%j.log",
+        body=training_body(head, RANKS),
     )  # fmt: skip
 
 
@@ -48,8 +48,8 @@ def _resume() -> Batch:
         "  sbatch [--nodes=N …] slurm/resume.sbatch RUN [--fresh]",
     )
     return Batch(
-        name="resume", about=about, nodes=1, tasks=8, gpus=8, log="%x-%j.log",
-        body=resuming_body(head, STEP),
+        name="resume", about=about, nodes=1, tasks=GPUS, gpus=GPUS, log="%x-%j.log",
+        body=resuming_body(head, RANKS),
     )  # fmt: skip
 
 

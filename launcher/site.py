@@ -51,6 +51,7 @@ class Site(_Section):
     options: list[str] = []  # further #SBATCH options, for example --mail-type=END
 
     python: str | None = None  # the interpreter on the nodes; None: the one that launches
+    preflight: bool = True  # look at the nodes first; a job does not start where one is unfit
     setup: list[str] = []  # shell lines before the ranks start: module load …
     environment: dict[str, str] = {}  # variables of every rank: NCCL_DEBUG: WARN
     interface: str | None = None  # network between nodes: ib0; gloo, NCCL and Open MPI keep to it

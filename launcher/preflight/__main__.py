@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when the job may start."""
     parser = argparse.ArgumentParser(prog="python -m launcher.preflight", description=__doc__)
     parser.add_argument("--run", type=Path, help="the run directory, when no words name it")
-    parser.add_argument("--data", type=Path, help="folder made by `threed-gen prepare`")
+    parser.add_argument("--data", help="folder made by `threed-gen prepare`")
     parser.add_argument("--gpus", type=int, help="how many each node shall have")
     parser.add_argument("--python", default=sys.executable, help="the interpreter on the nodes")
     parser.add_argument("--inside", default="", help="words between srun and python: a container's")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings(
             run=args.run or run_of(args.words),
-            data=args.data or data_of(args.words),
+            data=local(args.data) or data_of(args.words),
             gpus=args.gpus,
         )
         start = _start(args.python, shlex.split(args.inside))
@@ -67,7 +67,7 @@ def data_of(words: Sequence[str]) -> Path | None:
     for word in reversed(words):
         name, _, value = word.partition("=")
         if name == "data.path" and value:
-            return Path(value)
+            return local(value)
     config = run_of(words) / "config.yaml"
     if "--resume" in words and config.is_file():
         return _path_in(config)
@@ -83,7 +83,12 @@ def _path_in(config: Path) -> Path | None:
         raise LaunchError(f"{config}: cannot be read ({' '.join(str(err).split())})") from err
     data = tree.get("data") if isinstance(tree, dict) else None
     path = data.get("path") if isinstance(data, dict) else None
-    return Path(path) if path else None
+    return local(path)
+
+
+def local(path: str | None) -> Path | None:
+    """A folder of data; a URL is asked by the ranks, with patience."""
+    return Path(path) if path and "://" not in path else None
 
 
 if __name__ == "__main__":

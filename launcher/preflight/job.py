@@ -8,19 +8,21 @@ from launcher.command import srun
 from launcher.site import Site
 
 
-def line(site: Site, python: str, gpus: int) -> str:
+def line(site: Site, python: str, gpus: int, data: str | None = None) -> str:
     """Shell: looks at the nodes, and ends the job (by `set -e`) when one of them is not fit.
 
-    `door` is the script's array of words for `train.py`. `gpus` on each node count only where
-    Slurm is asked for them.
+    `door` is the script's array of words for `train.py`; `data`, if given, comes before what they
+    say. Of GPUs a node must have what Slurm has given it, where it was asked for `gpus`.
     """
     words = [python, "-m", "launcher.preflight", f"--python={python}"]
-    if gpus and site.ask_for_gpus:
-        words.append(f"--gpus={gpus}")
+    if data is not None:
+        words.append(f"--data={data}")
     if words_inside := inside(site):
         words.append(f"--inside={shlex.join(words_inside)}")
     # $PWD is for the shell that runs the script.
     quoted = [f'"{word}"' if "$PWD" in word else shlex.quote(word) for word in words]
+    if gpus and site.ask_for_gpus:
+        quoted.append(f'--gpus="${{SLURM_GPUS_ON_NODE:-{gpus}}}"')
     return f'{" ".join(quoted)} -- "${{door[@]}}"'
 
 

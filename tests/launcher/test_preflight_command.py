@@ -79,15 +79,19 @@ def test_a_launch_error_is_one_line(
 @pytest.mark.parametrize(
     ("site", "expected"),
     [
-        (Site(), ["--gpus=8"]),
-        (Site(ask_for_gpus=False), []),
+        (Site(), ["--data=d e", "--gpus=8"]),
+        (Site(ask_for_gpus=False), ["--data=d e"]),
         (
             Site(container=Container(image="a b.sif", mounts=["/data"])),
-            ["--gpus=8", "--inside=apptainer exec --nv --bind /data 'a b.sif'"],
+            ["--data=d e", "--inside=apptainer exec --nv --bind /data 'a b.sif'", "--gpus=8"],
         ),
         (
             Site(container=Container(image="x.sqsh", runtime="pyxis")),
-            ["--gpus=8", "--inside=--container-image=x.sqsh '--container-workdir=HERE'"],
+            [
+                "--data=d e",
+                "--inside=--container-image=x.sqsh '--container-workdir=HERE'",
+                "--gpus=8",
+            ],
         ),
     ],
 )
@@ -96,7 +100,7 @@ def test_the_line_of_a_job(site: Site, expected: list[str], tmp_path: Path) -> N
     python = tmp_path / "py thon"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
-    script = f"PWD=HERE; door=(--out 'a run' x=1)\n{job.line(site, str(python), 8)}\n"
+    script = f"PWD=HERE; door=(--out 'a run' x=1)\n{job.line(site, str(python), 8, 'd e')}\n"
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
     head = ["-m", "launcher.preflight", f"--python={python}"]
     assert done.stdout.splitlines() == [*head, *expected, "--", "--out", "a run", "x=1"]

@@ -17,7 +17,11 @@ from launcher.site import Container, Site
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["ss_vae", "structure", "ss_dit", "prepare", "encode", "resume"]
 # Takes the place of srun and python: says how it was called.
-SAYS = '#!/bin/sh\nfor word in "$(basename "$0")" "$@"; do echo "$word"; done\n'
+SAYS = """\
+#!/bin/sh
+[ -z "$UNFIT" ] || exit 2
+for word in "$(basename "$0")" "$@"; do echo "$word"; done
+"""
 
 
 def test_the_scripts_in_the_repository_are_the_rendered_ones(tmp_path: Path) -> None:
@@ -64,8 +68,23 @@ def door(done: subprocess.CompletedProcess[str]) -> list[str]:
     """What train.py was given."""
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
-    assert words[:2] == ["srun", "--cpus-per-task=3"]
-    return words[words.index("threed_gen/train.py") + 1 :]
+    begin = words.index("srun")
+    assert words[:3] == ["python", "-m", "launcher.preflight"], "the nodes are looked at first"
+    assert words[begin + 1] == "--cpus-per-task=3"
+    given = words[words.index("threed_gen/train.py") + 1 :]
+    assert words[words.index("--") + 1 : begin] == given, "preflight is told the same"
+    return given
+
+
+def test_ranks_do_not_start_on_nodes_that_are_not_fit(repository: Path) -> None:
+    script = ROOT / "slurm" / "ss_vae.sbatch"
+    ran(repository, script)  # makes the programs
+    done = subprocess.run(
+        ["bash", str(script)], cwd=repository, capture_output=True, text=True,
+        env={"PATH": f"{repository}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "12",
+             "SLURM_CPUS_PER_TASK": "3", "UNFIT": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "srun" not in done.stdout
 
 
 @pytest.fixture

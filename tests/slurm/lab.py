@@ -61,6 +61,15 @@ MinJobAge=3600
 {gres}{nodes}
 PartitionName=main Nodes=n[1-{count}] Default=YES MaxTime=INFINITE State=UP
 """
+NVIDIA_SMI = """\
+#!/bin/sh
+for i in $(seq 0 {last}); do
+    case "$1" in
+    --query-gpu=*) echo "$i, stand-in, 0.0, 0" ;;
+    *) echo "$i, No, No" ;;
+    esac
+done
+"""
 SSH_CLIENT = """\
 Host *
  IdentityFile {root}/ssh/id
@@ -151,7 +160,9 @@ class SlurmLab:
             inner = (self.root / f"pid.{node}").read_text().strip()
             pid = self._outer(int(inner))
         enter = ["nsenter", f"--target={pid}", "--net", "--uts", "--mount", "--pid"]
-        return [*enter, f"--wd={Path.cwd()}", "env", f"SLURM_CONF={self.root}/slurm.conf"]
+        path = f"PATH={self.root / 'bin'}:{os.environ['PATH']}"
+        conf = f"SLURM_CONF={self.root}/slurm.conf"
+        return [*enter, f"--wd={Path.cwd()}", "env", conf, path]
 
     def strangers(self) -> list[str]:
         """Processes on any node that are none of the cluster's own: what a job has left behind."""
@@ -249,7 +260,7 @@ class SlurmLab:
     def _write(self) -> None:
         """The files that daemons read."""
         root = self.root
-        for folder in ("munge", "state", "log", "dev", "ssh"):
+        for folder in ("munge", "state", "log", "dev", "ssh", "bin"):
             (root / folder).mkdir(parents=True)
         root.chmod(0o755)
         (root / "munge").chmod(0o755)  # munged wants exactly this
@@ -268,6 +279,9 @@ class SlurmLab:
         (root / "nsswitch").write_text("passwd: files\ngroup: files\nhosts: files\n")
         for number in range(self.gpus):  # Slurm takes only character devices for GPUs
             os.mknod(root / "dev" / f"gpu{number}", 0o666 | CHARACTER, os.makedev(1, 3))
+        smi = root / "bin" / "nvidia-smi"  # what jobs find to ask about these GPUs
+        smi.write_text(NVIDIA_SMI.format(last=self.gpus - 1))
+        smi.chmod(0o755)
         if self.gpus:
             (root / "gres.conf").write_text(f"Name=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n")
         gpus = f" Gres=gpu:{self.gpus}" if self.gpus else ""

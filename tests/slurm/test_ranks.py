@@ -248,6 +248,7 @@ def test_launch_submits_follows_and_ends(lab: SlurmLab, tmp_path: Path) -> None:
     stub = tmp_path / "python"
     stub.write_text(
         "#!/bin/bash\n"
+        '[ "$2" != launcher.preflight ] || exit 0\n'
         'while [ "$1" != --out ]; do shift; done\n'
         'echo "rank $SLURM_PROCID of $SLURM_NTASKS"\n'
         '[ "$SLURM_PROCID" != 0 ] || echo "{}" > "$2/finished.json"\n'

@@ -14,7 +14,7 @@ from launcher import command as lines
 from launcher import hostfile, ports
 from launcher.command import Master, Ranks, Training
 from launcher.leftovers import MARK
-from launcher.sbatch import Batch, render, resuming_body, step_line, training_body
+from launcher.sbatch import Batch, rank_lines, render, resuming_body, training_body
 from launcher.site import Site, load_site
 from threed_gen.commands.configs import find_config
 from threed_gen.commands.launch_claim import FOLDER
@@ -85,9 +85,10 @@ class Launch:
     def script(self) -> str:
         """The batch script."""
         run, train = str(self.run.root), self.training
-        step = step_line(lines.srun(None, self.site, [train.python, "-u", train.script]))
+        data = self.config.data.path
+        ranks = rank_lines(self.site, train.python, train.script, self.ranks.per_node, data)
         if self.config_path is None:
-            body = resuming_body((f"run={shlex.quote(run)}", "set --"), step)
+            body = resuming_body((f"run={shlex.quote(run)}", "set --"), ranks)
         else:
             words = shlex.join(self.overrides)
             head = (
@@ -95,7 +96,7 @@ class Launch:
                 f"run={shlex.quote(run)}",
                 f"set -- {words}".rstrip(),
             )
-            body = training_body(head, step)
+            body = training_body(head, ranks)
         about = ("Written by `threed-gen launch`. Submit it from the folder it was made in.",)
         batch = Batch(
             name=self.run.root.name, about=about, nodes=self.ranks.nodes,
