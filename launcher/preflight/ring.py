@@ -51,7 +51,7 @@ class Child:
             thread.start()
 
     def ready(self) -> dict[str, Any]:
-        """{"cuda": whether it can use GPUs}, or {"error": …}."""
+        """{"cuda": whether it can use GPUs, "meant": whether it shall}, or {"error": …}."""
         return self._answer(READY_SECONDS)
 
     def pair(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -94,14 +94,16 @@ def ready_finding(answer: dict[str, Any]) -> Finding:
     if "error" in answer:
         text = f"torch does not start ({answer['error']}): `make setup` there, or `threed-gen"
         return bad("all-reduce", f"{text} doctor` for more")
-    return Finding("all-reduce", "ok", facts={"cuda": answer["cuda"]})
+    return Finding("all-reduce", "ok", facts={"cuda": answer["cuda"], "meant": answer["meant"]})
 
 
 def compare_gpus(found: ByNode) -> Verdicts:
-    """Where `nvidia-smi` sees the GPUs that were asked for and torch does not."""
+    """Where `nvidia-smi` sees the GPUs that were asked for and torch, which shall, does not."""
     seen = facts_of(found, "GPU")
     ready = facts_of(found, "all-reduce")
-    without = [node for node, own in ready.items() if not own.get("cuda", True)]
+    without = [
+        node for node, own in ready.items() if own.get("meant", True) and not own.get("cuda", True)
+    ]
     text = "nvidia-smi sees GPUs that torch cannot use: `threed-gen doctor` there says why"
     return [(node, bad("GPU", text)) for node in without if node in seen]
 

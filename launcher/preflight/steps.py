@@ -185,7 +185,8 @@ class _Preflight:
         able = [node for node in able if node not in lost]
         for node in set(self._there) & lost:
             self._found[node].append(Finding("all-reduce", "note", "not tried"))
-        gpus = self._settings.gpus != 0 and all(own["cuda"] for own in ready.values())
+        usable = all(own["cuda"] and own["meant"] for own in ready.values())
+        gpus = self._settings.gpus != 0 and usable
         for pairs in ring.rounds(able):
             listed = [[left, right, spare[left]] for left, right in pairs]
             backend = "nccl" if gpus else "gloo"

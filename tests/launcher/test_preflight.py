@@ -215,8 +215,10 @@ def test_the_node_that_fails_with_both_neighbours_is_named() -> None:
     (line,) = lines_of(ring.compare(found))
     assert line.startswith("n2: all-reduce with n1 and n3 fails (timed out): open all ports")
     found = {"n1": [Finding("GPU", "ok", facts={"driver": "1"})]}
-    found["n1"].append(ring.ready_finding({"cuda": False}))
+    found["n1"].append(ring.ready_finding({"cuda": False, "meant": True}))
     assert "torch cannot use" in lines_of(ring.compare_gpus(found))[0]
+    found["n1"][-1] = ring.ready_finding({"cuda": False, "meant": False})
+    assert ring.compare_gpus(found) == [], "a training that keeps to the CPU"
     assert ring.ready_finding({"error": "No module named 'torch'"}).state == "bad"
 
 

@@ -162,7 +162,8 @@ class SlurmLab:
         enter = ["nsenter", f"--target={pid}", "--net", "--uts", "--mount", "--pid"]
         path = f"PATH={self.root / 'bin'}:{os.environ['PATH']}"
         conf = f"SLURM_CONF={self.root}/slurm.conf"
-        return [*enter, f"--wd={Path.cwd()}", "env", conf, path]
+        # The GPUs are none: trainings keep to the CPU, and nobody shall wonder.
+        return [*enter, f"--wd={Path.cwd()}", "env", conf, path, "DS_ACCELERATOR=cpu"]
 
     def strangers(self) -> list[str]:
         """Processes on any node that are none of the cluster's own: what a job has left behind."""

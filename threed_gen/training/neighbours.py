@@ -5,7 +5,7 @@ adds a tensor up, and answers with the speed, or with what went wrong. It ends w
 in the middle of a collective that waits for ever.
 
     in   {"address": "n1", "port": 15001, "rank": 0, "backend": "gloo", "seconds": 10}
-    out  {"cuda": false}  then  {"bytes_per_second": 2e9}  or  {"error": "…"}
+    out  {"cuda": false, "meant": true}  then  {"bytes_per_second": 2e9}  or  {"error": "…"}
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main() -> None:
     import torch
     import torch.distributed
 
-    _say(answers, {"cuda": torch.cuda.is_available()})
+    meant = os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"  # "cpu": leave the GPUs alone
+    _say(answers, {"cuda": torch.cuda.is_available(), "meant": meant})
     while True:
         _say(answers, pair(tasks.get()))
 
