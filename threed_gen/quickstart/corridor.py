@@ -66,7 +66,7 @@ class Quickstart:
             Step("train     a Sparse SDF VAE, and beside it the structure stage", "5 minutes",
                  self.autoencoded, self.train_first),
             Step("encode    shapes → latents", "seconds", self.encoded, self.encode),
-            Step("train     an SS-DiT, from pictures to latents", "4 minutes",
+            Step("train     an SS-DiT, from pictures to latents", "5 minutes",
                  self.trained, self.train_second),
             Step("generate  from pictures that training never saw", "seconds",
                  self.made, self.generate),
@@ -261,7 +261,7 @@ def quickstart(out: Path, meshes: Path | None) -> int:
 
     way = Quickstart(out, meshes)
     way.enter()
-    say(f"quickstart in {out}: about ten minutes on two CPU cores, once")
+    say(f"quickstart in {out}: about eleven minutes on two CPU cores, once")
     ran = walk(way.steps())
     print("What the SS-VAE rebuilds of its shapes:")
     print(evaluation_table(read_json(way.run_of("ss_vae") / "evaluation.json")))
