@@ -67,9 +67,10 @@ def start_on(
     lab: SlurmLab, node: str, folder: Path, words: Sequence[str]
 ) -> subprocess.Popen[bytes]:
     """Any command on a node, as from a shell with the environment of the repository activated."""
+    activated = ["env", f"PATH={BIN}:{lab.path()}"]  # deepspeed looks for mpirun and ompi_info
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [*lab.inside(node), *words], stdin=subprocess.DEVNULL, stdout=log,
+            [*lab.inside(node), *activated, *words], stdin=subprocess.DEVNULL, stdout=log,
             stderr=subprocess.STDOUT, env=runs.environment(), cwd=runs.ROOT,
         )  # fmt: skip
 

@@ -160,10 +160,13 @@ class SlurmLab:
             inner = (self.root / f"pid.{node}").read_text().strip()
             pid = self._outer(int(inner))
         enter = ["nsenter", f"--target={pid}", "--net", "--uts", "--mount", "--pid"]
-        path = f"PATH={self.root / 'bin'}:{os.environ['PATH']}"
-        conf = f"SLURM_CONF={self.root}/slurm.conf"
+        settings = [f"SLURM_CONF={self.root}/slurm.conf", f"PATH={self.path()}"]
         # The GPUs are none: trainings keep to the CPU, and nobody shall wonder.
-        return [*enter, f"--wd={Path.cwd()}", "env", conf, path, "DS_ACCELERATOR=cpu"]
+        return [*enter, f"--wd={Path.cwd()}", "env", *settings, "DS_ACCELERATOR=cpu"]
+
+    def path(self) -> str:
+        """Where programs are looked for on the nodes."""
+        return f"{self.root / 'bin'}:{os.environ['PATH']}"
 
     def strangers(self) -> list[str]:
         """Processes on any node that are none of the cluster's own: what a job has left behind."""
