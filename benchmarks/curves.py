@@ -168,8 +168,21 @@ def picture(band: Band, drawn: tuple[str, ...] | None = None) -> str:
     )
 
 
+Action = Callable[[Path], int]
+
+
 def main(case: Case, about: str) -> int:
-    """Parse and run."""
+    """The command line of one band."""
+    return command_line(
+        about,
+        make=lambda work: make(case, work),
+        check=lambda run: check(case, run),
+        break_=lambda work: break_it(case, work),
+    )
+
+
+def command_line(about: str, make: Action, check: Action, break_: Action) -> int:
+    """`make --work DIR`, `check RUN` or `break --work DIR`; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -179,7 +192,6 @@ def main(case: Case, about: str) -> int:
     commands.add_parser("check").add_argument("run", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "check":
-        return check(case, arguments.run)
+        return check(arguments.run)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    action = make if arguments.command == "make" else break_it
-    return action(case, arguments.work)
+    return (make if arguments.command == "make" else break_)(arguments.work)

@@ -10,13 +10,12 @@ SS-VAEs, each beside a structure DiT, then on the latents of each SS-VAE an SS-D
 
 from __future__ import annotations
 
-import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.curves import Case, break_it, write_band
+from benchmarks.curves import Case, break_it, command_line, write_band
 from threed_gen.quickstart.children import train_side_by_side
 from threed_gen.quickstart.corridor import TASKS, Quickstart
 from threed_gen.quickstart.expected import expected_file, outside
@@ -110,20 +109,7 @@ def check(out: Path) -> int:
 
 def main() -> int:
     """Parse and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "break"):
-        commands.add_parser(name).add_argument("--work", type=Path, required=True)
-    commands.add_parser("check").add_argument("out", type=Path)
-    arguments = parser.parse_args()
-    if arguments.command == "check":
-        return check(arguments.out)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.command == "break":
-        return break_it(case("ss_vae"), arguments.work)
-    return make(arguments.work)
+    return command_line(str(__doc__), make, check, lambda work: break_it(case("ss_vae"), work))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from launcher.assignment import Groups, Placement, assign, imbalance, make_group
 from launcher.shard_order import Ints, Numbers
 from launcher.shard_plan import ShardPlan
 
-MOST_SAMPLES = 400_000  # are dealt for one answer; of a longer epoch some steps are looked at
+MOST_SAMPLES = 400_000  # are dealt for one answer
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,20 @@ class Balance:
     largest: int
 
 
-def measure(plan: ShardPlan, placement: Placement, tokens: Numbers | None = None) -> Balance:
+def measure(
+    plan: ShardPlan, placement: Placement, tokens: Numbers | None = None,
+    samples: int = MOST_SAMPLES,
+) -> Balance:  # fmt: skip
     """The balance of the first epoch on these ranks.
 
     Args:
         tokens: [n] that count; None: those that the plan was made with.
+        samples: of a longer epoch so many steps are looked at as have these many together.
     """
     counts = plan.tokens if tokens is None else tokens
     groups = make_groups(plan.streams.count, placement)
     steps = plan.steps_of_epoch(0)
-    most = max(1, MOST_SAMPLES * steps // len(plan.tokens))
+    most = max(1, samples * steps // len(plan.tokens))
     chosen = np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int)).tolist()
     ratios, sizes, empty = [], [], 0
     for step in chosen:

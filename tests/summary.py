@@ -6,7 +6,6 @@ python tests/summary.py build/test-full/*.xml > docs/test-full.md
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from threed_gen.machine import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOWEST = 15
@@ -87,9 +88,8 @@ def page(cases: list[Case], commit: str, today: str) -> str:
 
 def machine() -> str:
     """What the tests ran on, in a few words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "deepspeed"))
-    system = f"{platform.system()} {platform.machine()}, {cores} cores"
+    system = f"{platform.system()} {platform.machine()}, {cores()} cores"
     return f"{system}, Python {platform.python_version()}, {versions}"
 
 

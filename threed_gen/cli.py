@@ -22,6 +22,7 @@ from threed_gen.commands.generate_options import EXAMPLES as GENERATE_EXAMPLES
 from threed_gen.commands.generate_options import FORMATS, add_generate_options
 from threed_gen.commands.launch_options import EXAMPLES as LAUNCH_EXAMPLES
 from threed_gen.commands.launch_options import add_launch_options
+from threed_gen.commands.numbers import count
 from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options, add_rank_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
@@ -347,28 +348,21 @@ def _evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
         "--nearest", action="store_true", help="also: is each mesh nearest to its own truth?"
     )
     parser.add_argument(
-        "--points", metavar="N", type=_count, default=200_000, help="per surface (%(default)s)"
+        "--points", metavar="N", type=count, default=200_000, help="per surface (%(default)s)"
     )
     parser.add_argument(
         "--paper-points",
         metavar="N",
-        type=_count,
+        type=count,
         default=1_000_000,
         help="of the point-to-point variant (%(default)s; 0: without)",
     )
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=_count,
+        type=count,
         help="processes that read and measure (default: all cores; 0: this one, without limits)",
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
 
 
 def _report(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -443,7 +437,7 @@ def _view(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("what", metavar="RUN|FOLDER|FILE", type=Path, nargs="+")
     parser.add_argument(
-        "--port", metavar="N", type=_count, default=0, help="(default: any that is free)"
+        "--port", metavar="N", type=count, default=0, help="(default: any that is free)"
     )
 
 

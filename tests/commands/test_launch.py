@@ -325,7 +325,7 @@ def test_the_plan_of_data_that_is_there(
     shown = " ".join(capsys.readouterr().out.split())
     for text in (
         "data: 4 samples in 1 shards", "1 of whole shards, 0.5 for a node",
-        "epoch 2 steps; the run's 6 are 3", "about 1.0 samples", "(first 6 steps)",
+        "epoch 2 steps; the run's 6 are 3", "about 1.0 samples", "(all 2 steps of an epoch)",
     ):  # fmt: skip
         assert text in shown
     assert launch(*site(), *words, "data.streams=2") == 2

@@ -199,8 +199,8 @@ def test_the_data_set_is_what_passes(
     assert part.left_out == left_out
     assert [part.entry(i) for i in range(len(part))] == [whole.entry(n) for n in kept]
     for resolution in (16, 32):
-        assert part.tokens(resolution) == [whole.tokens(resolution)[n] for n in kept]
-        assert part.shards(resolution) == [whole.shards(resolution)[n] for n in kept]
+        for numbers in (SDFDataset.token_counts, SDFDataset.shard_numbers):
+            assert numbers(part, resolution).tolist() == numbers(whole, resolution)[kept].tolist()
     last = part.load(len(part) - 1, 32)
     assert (last.values == whole.load(kept[-1], 32).values).all()
 

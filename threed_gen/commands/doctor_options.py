@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from threed_gen.commands.numbers import count, positive
+
 EXAMPLES = (
     "threed-gen doctor\n"
     "  threed-gen doctor --nodes --run runs/big --data data/big    (in a Slurm allocation)\n"
@@ -20,7 +22,7 @@ def add_doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes",
         metavar="N",
-        type=_positive,
+        type=positive,
         nargs="?",
         const=0,
         help="look at N nodes (all of the allocation or hostfile), as a job does before it starts",
@@ -32,14 +34,7 @@ def add_doctor_options(parser: argparse.ArgumentParser) -> None:
         "--run", metavar="DIR", type=Path, help="run directory that they share (default: here)"
     )
     parser.add_argument("--data", metavar="DIR", type=Path, help="prepared data that they read")
-    parser.add_argument("--gpus", metavar="G", type=int, help="how many each node shall have")
+    parser.add_argument("--gpus", metavar="G", type=count, help="how many each node shall have")
     parser.add_argument(
         "--site", metavar="YAML", type=Path, help="account, partition … (docs/launching.md)"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value

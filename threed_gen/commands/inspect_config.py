@@ -6,7 +6,7 @@ from pathlib import Path
 
 from threed_gen.console import table
 from threed_gen.data.config import DataConfig, FilterConfig
-from threed_gen.data.embedded import is_at_hand, open_prepared
+from threed_gen.data.embedded import open_if_at_hand
 from threed_gen.data.filter import told
 from threed_gen.geometry.sparse_sdf import BRICK
 from threed_gen.models.official.networks import blueprint
@@ -98,8 +98,8 @@ def _filter(data: DataConfig) -> Rows:
     """What `data.filter` leaves of the samples, where they are at hand; no row without a filter."""
     if data.filter == FilterConfig():
         return []
-    if data.path is None or not is_at_hand(data):
+    dataset = open_if_at_hand(data)
+    if dataset is None:
         return [("filter", "applied when the data is there")]
-    dataset = open_prepared(data, data.path)
     left_out = told(dataset.left_out) or "none"
     return [("filter", f"{len(dataset):,} samples stay (left out: {left_out})")]

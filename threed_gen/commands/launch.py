@@ -21,6 +21,7 @@ from threed_gen.commands.launch_claim import Claim, attempts, claimed
 from threed_gen.commands.launch_follow import Following
 from threed_gen.commands.launch_request import Launch, asked
 from threed_gen.console import printable, say
+from threed_gen.data.embedded import open_if_at_hand
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run has ended well, or when there is nothing to wait for."""
     try:
         launch = asked(args)
-        dataset = plan.opened(launch.config)
+        dataset = open_if_at_hand(launch.config.data)
         plan.check_batch(launch.config, dataset, launch.ranks)
         if args.dry_run:
             print(dry_run(launch, plan.told(plan.plan_sections(

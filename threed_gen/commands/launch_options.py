@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from threed_gen.commands.numbers import positive
+
 LAUNCHERS = ("sbatch", "deepspeed", "mpirun", "torchrun")
 
 EXAMPLES = (
@@ -22,9 +24,9 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
         "what", metavar="CONFIG|RUN", help="a YAML file begins a run, a run directory goes on"
     )
     parser.add_argument("--out", metavar="RUN", type=Path, help="CONFIG: the run directory")
-    parser.add_argument("--nodes", metavar="N", type=_positive, required=True)
+    parser.add_argument("--nodes", metavar="N", type=positive, required=True)
     parser.add_argument(
-        "--gpus", metavar="G", type=_positive, required=True, help="ranks on each node"
+        "--gpus", metavar="G", type=positive, required=True, help="ranks on each node"
     )
     parser.add_argument(
         "--with", dest="launcher", choices=LAUNCHERS, default="sbatch", help="(default: sbatch)"
@@ -50,10 +52,3 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="CONFIG: changes to it: train.steps=500"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value

@@ -7,28 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.assignment import Placement, assign, imbalance, make_groups
+import numpy as np
+
+from launcher.assignment import Placement
+from launcher.balance import measure
 from launcher.cluster import Cluster
 from launcher.command import Ranks
 from threed_gen.console import table
 from threed_gen.data.dataset import SDFDataset
-from threed_gen.data.embedded import is_at_hand, open_prepared
 from threed_gen.errors import UserError
 from threed_gen.models.official.networks import blueprint
 from threed_gen.training.loader import make_plan
 from threed_gen.training.memory import GIB, expected_memory, mean_tokens, state_bytes
 from threed_gen.training.run_config import RunConfig, SSDiTRun
 
-STEPS_LOOKED_AT = 8  # for the balance of ranks
+SAMPLES_DEALT = 20_000  # for the balance of ranks: a second, at most
 Rows = list[tuple[str, str]]
-
-
-def opened(config: RunConfig) -> SDFDataset | None:
-    """The samples, where they are at hand. Procedural shapes are made by the run itself."""
-    path = config.data.path
-    if path is None or not is_at_hand(config.data):
-        return None
-    return open_prepared(config.data, path)
 
 
 def check_batch(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> None:
@@ -61,8 +55,7 @@ def mean_of(config: RunConfig, dataset: SDFDataset | None) -> float:
     finest = max(config.data.resolutions)
     if dataset is None:
         return float(mean_tokens(finest))
-    tokens = dataset.tokens(finest)
-    return max(1.0, sum(tokens) / len(tokens))
+    return max(1.0, float(dataset.token_counts(finest).mean()))
 
 
 def rank_rows(ranks: Ranks) -> list[tuple[str, str, str]]:
@@ -115,7 +108,7 @@ def data_rows(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> Ro
     if train.batch_tokens is not None:
         epoch = count * each / train.batch_tokens
     size = sum(shard.size for shard in dataset.index.shards)
-    shards = len(set(dataset.shards(max(data.resolutions))))
+    shards = len(np.unique(dataset.shard_numbers(max(data.resolutions))))
     return [
         ("data", f"{data.path}: {count:,} samples in {shards:,} shards, {size / 1e9:,.3g} GB"),
         ("streams", f"{data.streams} of whole shards, {data.streams / ranks.nodes:.3g} for a node"),
@@ -126,15 +119,13 @@ def data_rows(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> Ro
 
 
 def _balance(config: RunConfig, dataset: SDFDataset, ranks: Ranks) -> str:
-    plan = make_plan(config, dataset)
-    groups = make_groups(config.data.streams, Placement.even(ranks.nodes, ranks.per_node))
-    found = []
-    for step in range(min(STEPS_LOOKED_AT, config.train.steps)):
-        batch = plan.batch(step)
-        tokens = plan.tokens[batch].tolist()
-        found.append(imbalance(tokens, assign(tokens, plan.streams_of(batch), groups)))
-    mean = sum(found) / len(found)
-    return f"{mean:.3f} × the mean, at worst {max(found):.3f} (first {len(found)} steps)"
+    placement = Placement.even(ranks.nodes, ranks.per_node)
+    found = measure(make_plan(config, dataset), placement, samples=SAMPLES_DEALT)
+    steps = "all" if found.looked_at == found.steps else f"{found.looked_at:,} of"
+    return (
+        f"{found.mean:.3f} × the mean, at worst {found.worst:.3f} "
+        f"({steps} {found.steps:,} steps of an epoch)"
+    )
 
 
 def memory_rows(config: RunConfig, ranks: Ranks) -> Rows:

@@ -131,14 +131,6 @@ class SDFDataset:
             return sdf
         return resample(sdf, resolution, tau)
 
-    def tokens(self, resolution: int) -> list[int]:
-        """`token_counts` as a list: for small data sets."""
-        return self.token_counts(resolution).tolist()
-
-    def shards(self, resolution: int) -> list[int]:
-        """`shard_numbers` as a list: for small data sets."""
-        return self.shard_numbers(resolution).tolist()
-
     def token_counts(self, resolution: int) -> Ints:
         """Latent tokens (active bricks) of every sample, for the plan; mapped, read-only.
 

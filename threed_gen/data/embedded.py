@@ -46,6 +46,9 @@ def open_prepared(config: DataConfig, path: Path | str) -> SDFDataset:
     return SDFDataset(path, config.tau, config.filter, remote=config.remote, stage=config.stage)
 
 
-def is_at_hand(config: DataConfig) -> bool:
-    """Whether `data.path` can be opened already; a URL is only asked when it is."""
-    return config.path is not None and (is_url(config.path) or Path(config.path).is_dir())
+def open_if_at_hand(config: DataConfig) -> SDFDataset | None:
+    """The samples at `data.path`; None where there is nothing yet: the run itself prepares them."""
+    path = config.path
+    if path is None or not (is_url(path) or Path(path).is_dir()):
+        return None
+    return open_prepared(config, path)

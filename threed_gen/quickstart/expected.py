@@ -22,18 +22,12 @@ def expected_file(task: str) -> Path:
 
 def outside(run_of: Callable[[str], Path]) -> list[str]:
     """One line for each window mean outside its band; runs may be unfinished."""
-    lines = []
-    for task in TASKS:
-        band = load_band(expected_file(task))
-        lines += [
-            f"{task}: {line}" for line in departures(run_curves(run_of(task), band.steps), band)
-        ]
-    return lines
+    return [line for task in TASKS for line in _compared(task, run_of(task))[1]]
 
 
 def windows(task: str, run: Path) -> int:
     """How many of its windows a run has completed."""
-    return len(run_curves(run, load_band(expected_file(task)).steps).get("total", []))
+    return _compared(task, run)[0]
 
 
 def told(run_of: Callable[[str], Path]) -> str:
@@ -41,11 +35,21 @@ def told(run_of: Callable[[str], Path]) -> str:
     missing = [str(path) for path in map(expected_file, TASKS) if not path.is_file()]
     if missing:  # no reason to end ten minutes of work with an error
         return f"Not compared with the expected curves: {', '.join(missing)} is not here."
-    done = [task for task in TASKS if windows(task, run_of(task)) == WINDOWS]
-    lines = outside(run_of)
+    done, lines = [], list[str]()
+    for task in TASKS:
+        completed, departed = _compared(task, run_of(task))
+        lines += departed
+        done += [task] * (completed == WINDOWS)
     if lines:
         return (
             f"{len(lines)} window means lie outside the expected curves ({lines[0]}): "
             "docs/training.md says what to look at"
         )
     return f"Inside the expected curves of docs/expected: {', '.join(done) or 'none is finished'}."
+
+
+def _compared(task: str, run: Path) -> tuple[int, list[str]]:
+    """How many of its windows a run has completed, and what lies outside the band."""
+    band = load_band(expected_file(task))
+    curves = run_curves(run, band.steps)
+    return len(curves.get("total", [])), [f"{task}: {line}" for line in departures(curves, band)]

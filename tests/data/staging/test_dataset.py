@@ -63,7 +63,8 @@ def test_a_url_gives_what_the_folder_gives(data: Path, capsys: pytest.CaptureFix
         whole = (data / "index.jsonl").stat().st_size
         assert [size for _, _, size in index] == [256, whole, 256], "read once, then recognised"
         assert there.index == here.index and again.index == here.index
-        assert there.tokens(64) == here.tokens(64) and there.shards(64) == here.shards(64)
+        assert there.token_counts(64).tolist() == here.token_counts(64).tolist()
+        assert there.shard_numbers(64).tolist() == here.shard_numbers(64).tolist()
         server.requests.clear()
         assert all(same_field(there.load(i, 64), here.load(i, 64)) for i in range(6))
         grids = [here.entry(i).grids[64] for i in range(6)]
