@@ -35,7 +35,8 @@ test-cluster: setup  ## those of them that start several ranks, and more on a re
 	@tests/slurm/install.sh
 	$(TEST) -m "((cluster and not long) or slurm) and not matrix"
 
-test-full: setup  ## every test (up to 90 minutes); writes docs/test-full.md
+test-full: setup  ## every test (up to 90 minutes, as root); writes docs/test-full.md
+	@tests/slurm/install.sh
 	@mkdir -p $(RESULT)
 	@rm -f $(RESULT)/*.xml
 	$(TEST) -m "not cluster" -n 2 --dist loadfile --junitxml $(RESULT)/side-by-side.xml; first=$$?; \

@@ -1,11 +1,12 @@
 """Run a launcher (`deepspeed`, `mpirun`, `torchrun`) to its end, and leave no rank behind.
 
-Three things that the launchers do not see to themselves:
+Four things that the launchers do not see to themselves:
 
 - A signal to this process (Ctrl-C, a terminal that closes, SIGTERM, SIGUSR1) ends the launcher and
   all ranks, on every host. Alone, `deepspeed` dies of SIGUSR1 or SIGKILL and its ranks live on.
 - A rank that dies on one host of `deepspeed` over ssh leaves the ranks of the others waiting for
   it. They have some seconds to notice, and are ended then.
+- When this process is killed outright, the launcher ends its ranks (`launcher/leash.py`).
 - Whatever way it ended, each host is asked for what is left (`launcher/leftovers.py`).
 """
 
@@ -15,12 +16,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from launcher import leash
 from launcher.hostlist import shorten
 from launcher.leftovers import MARK, end_leftovers
 
@@ -61,9 +64,10 @@ def supervise(
         OSError: `tell` could not go on; the launcher and all ranks were ended.
     """
     with _noted_signals() as came:
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
         # A session of its own: Ctrl-C comes to this process only, which then ends all in order.
         child = subprocess.Popen(
-            words, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*leashed, *words], env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         listener = _Listener(child, tell)

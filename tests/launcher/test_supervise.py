@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ from launcher import leftovers
 from launcher import supervise as module
 from launcher.leftovers import MARK, end_leftovers, new_mark
 from launcher.supervise import Stopped, supervise
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def marked() -> dict[str, str]:
@@ -71,6 +75,27 @@ def test_other_launches_are_left_alone() -> None:
     finally:
         assert end_leftovers(other[MARK], None) == ({"this machine": 1}, [])
         os.waitpid(process, 0)
+
+
+def test_killed_outright_it_takes_the_launcher_along() -> None:
+    """Nobody is left to ask for leftovers: the launcher itself is told, and ends its ranks."""
+    environ = marked()
+    launcher = "trap 'kill %1; exit 1' TERM; sleep 30 & echo up; wait"
+    program = (
+        "import os; from launcher.supervise import supervise\n"
+        f"supervise(['bash', '-c', {launcher!r}], os.environ, None, lambda s: print(s, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=environ, cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    assert len(carriers(environ)) == 3
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while carriers(environ):
+        assert time.monotonic() < deadline, "the launcher lives on"
+        time.sleep(0.05)
 
 
 def test_a_signal_ends_all_and_comes_back() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from tests.slurm.faults import Faults
 from tests.slurm.lab import SlurmLab
 
 
@@ -26,3 +29,10 @@ def lab(started_lab: SlurmLab) -> Iterator[SlurmLab]:
     while left := started_lab.strangers():
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+@pytest.fixture
+def faults(lab: SlurmLab, tmp_path: Path) -> Iterator[Faults]:
+    (tmp_path / "faults").mkdir()
+    with ExitStack() as undo:
+        yield Faults(lab, tmp_path / "faults", undo)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.slurm.jobs import SECONDS
 from tests.slurm.lab import SlurmLab
 from tests.training import runs
 
@@ -16,7 +17,6 @@ BIN = runs.BIN
 TRAIN = "threed_gen/train.py"
 Layout = tuple[int, ...]  # ranks on n1, n2 …
 PORTS = iter(range(14_000, 15_000))  # inside the nodes' own network, each used once
-SECONDS = 100.0  # for a run of some ranks, on two cores
 # Ranks that share two cores with others come one after the other.
 PATIENT = "train.timeout_seconds=300"
 
@@ -28,6 +28,13 @@ def hostfile(folder: Path, layout: Layout) -> Path:
     return path
 
 
+def hostlist(folder: Path, layout: Layout) -> Path:
+    """One line for each rank, for srun."""
+    path = folder / "places"
+    path.write_text("".join(f"n{n}\n" * ranks for n, ranks in enumerate(layout, start=1)))
+    return path
+
+
 def commands(door: str, folder: Path, layout: Layout, training: Sequence[str]) -> list[list[str]]:
     """What is typed, on n1 (and for torchrun on each node)."""
     world, port, python = sum(layout), str(next(PORTS)), sys.executable
@@ -35,7 +42,8 @@ def commands(door: str, folder: Path, layout: Layout, training: Sequence[str]) -
     if door == "python":
         return [[python, *train]]
     if door == "srun":
-        return [["srun", f"--nodes={len(layout)}", f"--ntasks={world}", python, *train]]
+        where = ["env", f"SLURM_HOSTFILE={hostlist(folder, layout)}"]  # else srun fills n1 first
+        return [[*where, "srun", "--distribution=arbitrary", f"--ntasks={world}", python, *train]]
     if door == "mpirun":
         place = ["--hostfile", str(hostfile(folder, layout)), "--map-by", "slot"]
         return [[str(BIN / "mpirun"), "-n", str(world), *place, "--bind-to", "none", python,
@@ -49,6 +57,8 @@ def commands(door: str, folder: Path, layout: Layout, training: Sequence[str]) -
     head = [str(BIN / "deepspeed"), f"--hostfile={hostfile(folder, layout)}"]
     if door == "openmpi":
         return [[*head, "--launcher=openmpi", *train]]
+    if door == "slurm":
+        return [[*head, "--force_multi", "--launcher=slurm", *train]]
     assert door == "deepspeed", door
     return [[*head, "--force_multi", "--master_addr=n1", f"--master_port={port}", *train]]
 
@@ -108,18 +118,6 @@ def submit(
         cwd=runs.ROOT,
     )  # fmt: skip
     return done.stdout.strip()
-
-
-def ended(lab: SlurmLab, job: str) -> str:
-    """Wait for the end of a job; its state."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        line = lab.run(["scontrol", "--oneliner", "show", "job", job]).stdout
-        state = line.split("JobState=")[1].split()[0]
-        if state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"):
-            return state
-        assert time.monotonic() < deadline, f"job {job} is still {state}:\n{line}"
-        time.sleep(0.1)
 
 
 def ranks_of(lab: SlurmLab, run: Path) -> dict[int, int]:

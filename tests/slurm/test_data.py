@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.long, pytest.m
 ROOT = Path(__file__).resolve().parents[2]
 CLI = [sys.executable, "-m", "threed_gen.cli"]
 MPIRUN = Path(sys.executable).with_name("mpirun")
-SHAPES = 32
+SHAPES = 48
 SECONDS = 60.0
 TINY = SSVAEConfig(
     encoder_widths=(4, 4, 8, 8), decoder_widths=(8, 8, 4, 4), latent_channels=3, encoder_blocks=1,

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,9 @@ from launcher.ports import key_port
 from launcher.preflight import job
 from launcher.preflight.finding import CHECKS
 from launcher.site import Site
+from tests.slurm.faults import Faults
+from tests.slurm.jobs import ended, script
 from tests.slurm.lab import SlurmLab
-from tests.slurm.test_ranks import ended, script
 from threed_gen.data.index import INDEX_NAME
 from threed_gen.data.table import table_bytes
 
@@ -29,60 +27,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.long, pytest.m
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ["n1", "n2", "n3", "n4"]
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-
-
-class Faults:
-    """What is wrong on one node and put right again after the test."""
-
-    def __init__(self, lab: SlurmLab, folder: Path, undo: ExitStack) -> None:
-        self._lab, self._folder, self._undo = lab, folder, undo
-
-    def instead(self, node: str, target: Path, text: str) -> None:
-        """That node sees other content in a file."""
-        source = self._folder / f"{node}{str(target).replace('/', '_')}"
-        source.write_text(text)
-        self._run(node, ["mount", "--bind", str(source), str(target)])
-        self._undo.callback(self._run, node, ["umount", str(target)])
-
-    def own_disk(self, node: str, target: Path, options: str) -> None:
-        """That node has a disk of its own there."""
-        self._run(node, ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(target)])
-        self._undo.callback(self._run, node, ["umount", str(target)])
-
-    def firewall(self, node: str, *what: str) -> None:
-        """That node throws these packets away instead of sending them."""
-        rule = ["ipproto", "tcp", *what, "blackhole", "pref", "10"]
-        self._run(node, ["ip", "rule", "add", *rule])
-        self._undo.callback(self._run, node, ["ip", "rule", "del", *rule])
-
-    def slow_names(self, node: str) -> None:
-        """That node asks a name server that is not there before it looks into /etc/hosts."""
-        text = "passwd: files\ngroup: files\nhosts: dns files\n"
-        self.instead(node, Path("/etc/nsswitch.conf"), text)
-        text = "nameserver 10.99.0.1\noptions timeout:2 attempts:1\n"
-        self.instead(node, Path("/etc/resolv.conf"), text)
-
-    def listener(self, node: str, port: int) -> None:
-        """Somebody on that node has the port already."""
-        text = (
-            f"import socket; s = socket.create_server(('', {port})); print(s, flush=True); input()"
-        )
-        other = subprocess.Popen(
-            [*self._lab.inside(node), sys.executable, "-S", "-c", text],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self._undo.callback(other.communicate, b"\n")
-        assert other.stdout is not None and other.stdout.readline()
-
-    def _run(self, node: str, words: list[str]) -> None:
-        self._lab.run(words, node)
-
-
-@pytest.fixture
-def faults(lab: SlurmLab, tmp_path: Path) -> Iterator[Faults]:
-    (tmp_path / "faults").mkdir()
-    with ExitStack() as undo:
-        yield Faults(lab, tmp_path / "faults", undo)
 
 
 @pytest.fixture

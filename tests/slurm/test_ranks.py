@@ -15,6 +15,7 @@ import pytest
 from launcher.command import Master, Ranks, Training, deepspeed, mpirun
 from launcher.leftovers import MARK
 from launcher.site import Site
+from tests.slurm.jobs import SECONDS, ended, script
 from tests.slurm.lab import SlurmLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(120)]
@@ -22,30 +23,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.long, pytest.m
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WHO = [sys.executable, "-S", str(HERE / "who.py")]  # nothing but the standard library
-SECONDS = 40.0
 
 
 def notes(folder: Path) -> list[dict[str, Any]]:
     """What every rank has noted, by rank."""
     found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     return sorted(found, key=lambda note: note["rank"])
-
-
-def ended(lab: SlurmLab, job: str) -> str:
-    """Wait for the end of a job; its state."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        line = lab.run(["scontrol", "--oneliner", "show", "job", job]).stdout
-        state = line.split("JobState=")[1].split()[0]
-        if state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"):
-            return state
-        time.sleep(0.1)
-    raise AssertionError(f"job {job} is still {state}:\n{line}")
-
-
-def script(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
-    return str(path)
 
 
 def test_srun_on_four_nodes(lab: SlurmLab, tmp_path: Path) -> None:

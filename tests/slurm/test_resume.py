@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.slurm import doors
+from tests.slurm.jobs import ended
 from tests.slurm.lab import SlurmLab
 from tests.training import runs
 
@@ -64,14 +65,14 @@ def stopped(lab: SlurmLab, folder: Path, data: Path, how: str) -> None:
         lab.run(["scancel", job])
     else:
         doors.kill(ranks[1])
-    assert doors.ended(lab, job) == {"scancel": "CANCELLED", "kill": "FAILED"}[how]
+    assert ended(lab, job) == {"scancel": "CANCELLED", "kill": "FAILED"}[how]
     assert not doors.ranks_of(lab, folder / "run")
     assert not (folder / "run" / "finished.json").exists()
 
 
 def by_sbatch(lab: SlurmLab, folder: Path) -> None:
     job = doors.submit(lab, folder, LAYOUT, "resume", str(folder / "run"))
-    assert doors.ended(lab, job) == "COMPLETED", doors.said(folder)
+    assert ended(lab, job) == "COMPLETED", doors.said(folder)
 
 
 def by_deepspeed(lab: SlurmLab, folder: Path) -> None:
@@ -113,6 +114,6 @@ def test_a_requeued_job_goes_on_exactly(  # type: ignore[no-untyped-def]
     job = doors.submit(lab, tmp_path, LAYOUT, "ss_vae", *submitted(tmp_path, data))
     doors.wait_for_step(lab, tmp_path, STOP_AT, 2)
     lab.run(["scontrol", "requeue", job])
-    assert doors.ended(lab, job) == "COMPLETED", doors.said(tmp_path)
+    assert ended(lab, job) == "COMPLETED", doors.said(tmp_path)
     assert f"resuming {tmp_path / 'run'} from step_" in (tmp_path / "log").read_text()
     check(tmp_path, uninterrupted)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm import doors
+from tests.slurm.jobs import ended
 from tests.slurm.lab import SlurmLab
 from tests.training import corridor, runs
 
@@ -40,6 +41,7 @@ MATRIX = [
     # torchrun and a batch script have the same number of ranks on each node
     if (door, layout) not in SHORT and (door not in ("torchrun", "sbatch") or layout != (1, 2))
 ]
+MATRIX.append(("slurm", (2,)))  # deepspeed leaves the choice of nodes to srun
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def train(
         return doors.finish(lab, door, folder, layout, training)
     words = [word for word in training if word not in ("--config", "--out")]
     job = doors.submit(lab, folder, layout, script, *words)
-    assert doors.ended(lab, job) == "COMPLETED", doors.said(folder)
+    assert ended(lab, job) == "COMPLETED", doors.said(folder)
     return folder / "run"
 
 
@@ -130,7 +132,7 @@ def test_an_unprivileged_user(lab: SlurmLab, data: Path, expected: dict[int, flo
         job = doors.submit(
             lab, folder, (1, 1), "ss_vae", *words, before=[*nobody, "env", *place]
         )  # fmt: skip
-        assert doors.ended(lab, job) == "COMPLETED", doors.said(folder)
+        assert ended(lab, job) == "COMPLETED", doors.said(folder)
         compare(folder / "run", expected)
         owners = {path.stat().st_uid for path in (folder / "run").rglob("*")}
         assert owners == {NOBODY}

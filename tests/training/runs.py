@@ -173,10 +173,10 @@ def wait_until(condition, process: subprocess.Popen[bytes], timeout: float = 90)
 SAMPLES = 6
 
 
-def prepared(folder: Path) -> Path:
-    """Six procedural shapes at 16³ as shards."""
+def prepared(folder: Path, samples: int = SAMPLES) -> Path:
+    """Procedural shapes at 16³ as shards."""
     from threed_gen.data.prepare import prepare
     from threed_gen.data.sources import ProceduralSource
 
-    prepare(ProceduralSource(SAMPLES, 3), folder / "shards", [16], workers=1)
+    prepare(ProceduralSource(samples, 3), folder / "shards", [16], workers=1)
     return folder / "shards"

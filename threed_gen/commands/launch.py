@@ -24,6 +24,7 @@ from threed_gen.console import printable, say
 from threed_gen.data.embedded import open_if_at_hand
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically
+from threed_gen.training.global_batch import check_batch
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         launch = asked(args)
         dataset = open_if_at_hand(launch.config.data)
-        plan.check_batch(launch.config, dataset, launch.ranks)
+        ranks = launch.ranks
+        many = f"{ranks.nodes} nodes × {ranks.per_node} are {ranks.world} ranks"
+        check_batch(launch.config, dataset, ranks.world, many)
         if args.dry_run:
             print(dry_run(launch, plan.told(plan.plan_sections(
                 launch.config, dataset, launch.ranks, *_where(launch)

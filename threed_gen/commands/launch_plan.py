@@ -1,7 +1,4 @@
-"""What a launch would do, before it does it: ranks, environment, order of the data, memory.
-
-A global batch with fewer samples than ranks is refused here, while nothing has started.
-"""
+"""What a launch would do, before it does it: ranks, environment, order of the data, memory."""
 
 from __future__ import annotations
 
@@ -15,47 +12,14 @@ from launcher.cluster import Cluster
 from launcher.command import Ranks
 from threed_gen.console import table
 from threed_gen.data.dataset import SDFDataset
-from threed_gen.errors import UserError
 from threed_gen.models.official.networks import blueprint
+from threed_gen.training.global_batch import mean_of
 from threed_gen.training.loader import make_plan
-from threed_gen.training.memory import GIB, expected_memory, mean_tokens, state_bytes
+from threed_gen.training.memory import GIB, expected_memory, state_bytes
 from threed_gen.training.run_config import RunConfig, SSDiTRun
 
 SAMPLES_DEALT = 20_000  # for the balance of ranks: a second, at most
 Rows = list[tuple[str, str]]
-
-
-def check_batch(config: RunConfig, dataset: SDFDataset | None, ranks: Ranks) -> None:
-    """Refuse a global batch that leaves ranks without a sample.
-
-    Raises:
-        UserError: names the key and the smallest value that does.
-    """
-    train, world = config.train, ranks.world
-    many = f"{ranks.nodes} nodes × {ranks.per_node} are {world} ranks"
-    if train.batch_tokens is None:
-        samples = train.batch_samples or 1
-        if samples < world:
-            raise UserError(
-                f"train.batch_samples is {samples}, but {many}, and each needs at least one "
-                f"sample; set train.batch_samples={world} or more, or take fewer ranks"
-            )
-        return
-    each = mean_of(config, dataset)
-    if train.batch_tokens < world * each:
-        raise UserError(
-            f"train.batch_tokens is {train.batch_tokens}, about "
-            f"{train.batch_tokens / each:.1f} samples, but {many}; set "
-            f"train.batch_tokens={world * round(each)} or more, or take fewer ranks"
-        )
-
-
-def mean_of(config: RunConfig, dataset: SDFDataset | None) -> float:
-    """Latent tokens of a usual sample at the largest resolution."""
-    finest = max(config.data.resolutions)
-    if dataset is None:
-        return float(mean_tokens(finest))
-    return max(1.0, float(dataset.token_counts(finest).mean()))
 
 
 def rank_rows(ranks: Ranks) -> list[tuple[str, str, str]]:

@@ -16,12 +16,14 @@ from launcher.cluster import Cluster
 from launcher.rank_log import RankLog
 from threed_gen.config import changes, to_yaml
 from threed_gen.console import say
-from threed_gen.data.embedded import ensure_prepared, open_prepared
+from threed_gen.data.embedded import ensure_prepared, open_if_at_hand, open_prepared
 from threed_gen.data.filter import told
 from threed_gen.errors import UserError, disk_errors
 from threed_gen.files import write_atomically, write_json
 from threed_gen.training import checkpoint as ckpt
+from threed_gen.training.agreement import insist_on_same_code, insist_on_same_data
 from threed_gen.training.engine import start_process_group, stop_process_group
+from threed_gen.training.global_batch import check_batch
 from threed_gen.training.init_from import load_initial
 from threed_gen.training.loader import set_threads
 from threed_gen.training.master import parameter_shapes
@@ -70,6 +72,7 @@ def run_training(
     device = start_process_group(cluster, config.train.timeout_seconds)
     lock = RunLock(run.root)
     try:
+        insist_on_same_code(cluster, config)
         _enter(run, lock, config, config_path, cluster, device)
         everywhere(lambda: _open_log(run, log))
         if resuming and run.finished.exists():
@@ -91,6 +94,10 @@ def _enter(
     """Make or check the run directory and take its lock, together."""
 
     def first() -> None:
+        data = open_if_at_hand(config.data)
+        if config.train.batch_tokens is None or data is not None:
+            many = f"there are {cluster.world_size} ranks on {cluster.nodes} nodes"
+            check_batch(config, data, cluster.world_size, many)
         if config_path is not None:
             run.create()
         lock.acquire(LOCK_WAIT_SECONDS)
@@ -127,6 +134,7 @@ def _build(
         lambda: ensure_prepared(config.data, run.root / "data", os.cpu_count() or 1, _views(config))
     )
     dataset = everywhere(lambda: open_prepared(config.data, path))
+    insist_on_same_data(dataset)
     task = task_of(config)
     on_rank_zero(lambda: task.prepare(dataset, run.root))
     dataset = everywhere(lambda: task.open(dataset, run.root))
