@@ -31,9 +31,9 @@ test: setup  ## the tests everyone runs before a commit (at most 9 minutes on 2 
 	$(TEST) -m "not long and not cluster" -n 2 --dist loadfile
 	$(TEST) -m "cluster and not long"
 
-test-cluster: setup  ## those of them that start several ranks, and more on a real Slurm (as root)
+test-cluster: setup  ## trainings and tools on a real Slurm of four nodes (9 minutes; as root)
 	@tests/slurm/install.sh
-	$(TEST) -m "((cluster and not long) or slurm) and not matrix"
+	$(TEST) -m "slurm and not matrix"
 
 test-full: setup  ## every test (up to 90 minutes, as root); writes docs/test-full.md
 	@tests/slurm/install.sh

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.staging.ranges import serving
 from tests.training import runs
 from threed_gen.data.dataset import SDFDataset
 from threed_gen.data.embedded import open_prepared
@@ -82,3 +83,16 @@ def test_steps_are_the_same_from_staged_shards(dataset: SDFDataset, tmp_path: Pa
             time.sleep(0.01)
     assert seen == plain
     assert staged.source.counts["staged"] > 0 and not staged.source.counts["staged_damaged"]
+
+
+def test_a_server_that_is_gone_is_no_bad_sample(dataset: SDFDataset, tmp_path: Path) -> None:
+    """No stand-in is trained on: every other sample lies on the same server."""
+    overrides = ["data.on_bad_sample=substitute", "data.remote.tries=1", "train.batch_samples=2"]
+    settings = config(*overrides, f"data.stage.dir={tmp_path}", "data.stage.ahead=1")
+    with serving(dataset.path) as server:
+        there = open_prepared(settings.data, server.url)
+        server.always = "error"
+        data = opened(settings, there)[0]
+    assert data.fatal and not data.samples
+    assert len(data.problems) == data.batch_size
+    assert all("shard-000000.tar: cannot be read" in line for line in data.problems), data.problems

@@ -19,6 +19,7 @@ from launcher.assignment import Placement, assign, imbalance, make_groups
 from launcher.node_arrays import NodeArrays
 from launcher.shard_plan import ShardPlan, draw
 from threed_gen.data.dataset import SDFDataset
+from threed_gen.data.staging.fetch import FetchError
 from threed_gen.errors import UserError
 from threed_gen.training.run_config import RunConfig
 from threed_gen.training.tasks.base import MicroBatch, Samples
@@ -115,6 +116,8 @@ class StepDataset(Dataset[StepData]):
         while True:
             try:
                 return index, self.samples.load(index, resolution, step, position)
+            except FetchError:  # the network is not the sample's fault, and no other one is nearer
+                raise
             except UserError as err:
                 if self.config.data.on_bad_sample == "stop" or attempt == MAX_SUBSTITUTES:
                     raise
