@@ -16,14 +16,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from threed_gen.commands.doctor_options import EXAMPLES as DOCTOR_EXAMPLES
-from threed_gen.commands.doctor_options import add_doctor_options
-from threed_gen.commands.generate_options import EXAMPLES as GENERATE_EXAMPLES
-from threed_gen.commands.generate_options import FORMATS, add_generate_options
-from threed_gen.commands.launch_options import EXAMPLES as LAUNCH_EXAMPLES
-from threed_gen.commands.launch_options import add_launch_options
+from threed_gen.commands import (
+    convert_options,
+    doctor_options,
+    encode_options,
+    evaluate_options,
+    export_options,
+    generate_options,
+    inspect_options,
+    launch_options,
+    prepare_options,
+)
+from threed_gen.commands.generate_options import FORMATS
 from threed_gen.commands.numbers import count
-from threed_gen.commands.prepare_options import EXAMPLES, add_prepare_options, add_rank_options
 from threed_gen.errors import EXIT_OK, UserError, disk_errors
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -161,47 +166,22 @@ def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "doctor",
         "what this machine can do, what is missing, and the cure",
-        DOCTOR_EXAMPLES,
+        doctor_options.EXAMPLES,
     )
-    add_doctor_options(parser)
+    doctor_options.add_doctor_options(parser)
 
 
 def _prepare(commands: Commands[argparse.ArgumentParser]) -> None:
     summary = "turn meshes into shards of sparse signed distance fields"
-    add_prepare_options(_command(commands, "prepare", summary, EXAMPLES, SAME_AGAIN))
+    prepare_options.add_prepare_options(
+        _command(commands, "prepare", summary, prepare_options.EXAMPLES, SAME_AGAIN)
+    )
 
 
 def _inspect(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "inspect",
-        "look at prepared data, a config, a run, a mesh, or the plan of an epoch",
-        "threed-gen inspect data/ --extract meshes_back/\n"
-        "  threed-gen inspect configs/ss_vae/direct3d-s2.yaml\n"
-        "  threed-gen inspect runs/first\n"
-        "  threed-gen inspect chair.glb --out chair.png\n"
-        "  threed-gen inspect plan configs/ss_vae/direct3d-s2.yaml --nodes 8 --gpus 8 "
-        "data.path=data/big",
-    )
-    parser.add_argument("what", metavar="DATA|CONFIG|RUN|MESH", help="it is recognised by itself")
-    parser.add_argument(
-        "overrides",
-        metavar="key=value",
-        nargs="*",
-        help="after `plan CONFIG|RUN|DATA`: changes to the config",
-    )
-    parser.add_argument(
-        "--extract", metavar="DIR", type=Path, help="DATA: write one mesh per sample"
-    )
-    parser.add_argument(
-        "--resolution", metavar="R", type=int, help="DATA: which of the stored ones (finest)"
-    )
-    parser.add_argument("--out", metavar="PNG", type=Path, help="DATA, MESH: write a picture")
-    parser.add_argument("--verify", action="store_true", help="DATA: read and check every shard")
-    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="plan: (default: 1)")
-    parser.add_argument(
-        "--gpus", metavar="G", type=int, default=8, help="plan: ranks on each node (default: 8)"
-    )
+    summary = "look at prepared data, a config, a run, a mesh, or the plan of an epoch"
+    parser = _command(commands, "inspect", summary, inspect_options.EXAMPLES)
+    inspect_options.add_inspect_options(parser)
 
 
 def _train(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -224,7 +204,9 @@ def _train(commands: Commands[argparse.ArgumentParser]) -> None:
 def _launch(commands: Commands[argparse.ArgumentParser]) -> None:
     summary = "start or resume a run on several nodes: Slurm, deepspeed, mpirun, torchrun"
     after = "Its ranks were ended; `threed-gen launch RUN …` goes on from the newest checkpoint."
-    add_launch_options(_command(commands, "launch", summary, LAUNCH_EXAMPLES, after))
+    launch_options.add_launch_options(
+        _command(commands, "launch", summary, launch_options.EXAMPLES, after)
+    )
 
 
 def _resume(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -242,56 +224,16 @@ def _resume(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _encode(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "encode",
-        "write the latents of prepared shapes, as a trained SS-VAE says them",
-        "threed-gen encode runs/vae data/ --out latents/\n"
-        "  threed-gen encode runs/vae data/ --out latents/ --resolution 256 384 --values fp16\n"
-        "  mpirun -n 9 threed-gen encode runs/vae data/ --out latents/ --mpi",
-        SAME_AGAIN,
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory of an SS-VAE")
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder made by `prepare`")
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="where latents/ and the index go"
-    )
-    parser.add_argument(
-        "--resolution", metavar="R", type=int, nargs="+", help="(default: those of the run)"
-    )
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "model"),
-        default="ema",
-        help="the moving average (default), or the weights themselves",
-    )
-    parser.add_argument(
-        "--values", choices=("fp32", "fp16"), default="fp32", help="precision (default: fp32)"
-    )
-    parser.add_argument(
-        "--store",
-        choices=("mode", "posterior"),
-        default="posterior",
-        help="mean and variance (default), from which training may draw, or the mean alone",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "held_out", "all"),
-        default="all",
-        help="which samples (default: all)",
-    )
-    group = parser.add_argument_group(
-        "ranks",
-        "Start the same command N times, as with `prepare`: by a Slurm array job, srun or mpirun,\n"
-        "or with these options. Each rank encodes the samples that a hash of their id gives it,\n"
-        "and the last one packs.",
-    )
-    add_rank_options(group, "one sample at a time")
+    summary = "write the latents of prepared shapes, as a trained SS-VAE says them"
+    parser = _command(commands, "encode", summary, encode_options.EXAMPLES, SAME_AGAIN)
+    encode_options.add_encode_options(parser)
 
 
 def _generate(commands: Commands[argparse.ArgumentParser]) -> None:
     summary = "make meshes from images, with a trained SS-DiT"
-    add_generate_options(_command(commands, "generate", summary, GENERATE_EXAMPLES))
+    generate_options.add_generate_options(
+        _command(commands, "generate", summary, generate_options.EXAMPLES)
+    )
 
 
 def _reconstruct(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -308,61 +250,9 @@ def _reconstruct(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "evaluate",
-        "measure a run on its shapes, or meshes against their truth",
-        "threed-gen evaluate runs/first --meshes meshes/\n"
-        "  threed-gen evaluate generated/ --against data/ --align unit --nearest\n"
-        "  threed-gen evaluate runs/first --against held_out/ --out verdict/",
-    )
-    parser.add_argument(
-        "run",
-        metavar="RUN|DIR",
-        type=Path,
-        help="run directory (alone: writes RUN/evaluation.json), or a folder of meshes",
-    )
-    parser.add_argument(
-        "--meshes",
-        metavar="DIR",
-        type=Path,
-        help="the folder that was prepared: measures against the source meshes too",
-    )
-    parser.add_argument(
-        "--against",
-        metavar="DATA",
-        type=Path,
-        help="prepared data, or a folder of meshes: the truth, matched by name",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="where results go (default: RUN|DIR.evaluated)"
-    )
-    parser.add_argument(
-        "--align",
-        choices=("none", "unit", "box"),
-        default="none",
-        help="the meshes are in the truth's frame (none), in the models' unit cube around the "
-        "origin (unit), or shall be fitted box on box",
-    )
-    parser.add_argument(
-        "--nearest", action="store_true", help="also: is each mesh nearest to its own truth?"
-    )
-    parser.add_argument(
-        "--points", metavar="N", type=count, default=200_000, help="per surface (%(default)s)"
-    )
-    parser.add_argument(
-        "--paper-points",
-        metavar="N",
-        type=count,
-        default=1_000_000,
-        help="of the point-to-point variant (%(default)s; 0: without)",
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=count,
-        help="processes that read and measure (default: all cores; 0: this one, without limits)",
-    )
+    summary = "measure a run on its shapes, or meshes against their truth"
+    parser = _command(commands, "evaluate", summary, evaluate_options.EXAMPLES)
+    evaluate_options.add_evaluate_options(parser)
 
 
 def _report(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -378,53 +268,15 @@ def _report(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _convert(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "convert",
-        "turn Direct3D-S2's released weights into runs, or runs into such a release",
-        "threed-gen convert --from direct3d-s2 direct3d-s2-v-1-1/ --out runs/released\n"
-        "  threed-gen convert --to direct3d-s2 runs/released --out release/",
-    )
-    way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", dest="read", choices=("direct3d-s2",), help="what FOLDER is now")
-    way.add_argument("--to", dest="write", choices=("direct3d-s2",), help="what to make of FOLDER")
-    parser.add_argument(
-        "folders",
-        metavar="FOLDER",
-        type=Path,
-        nargs="+",
-        help="--from: a release's folder; --to: run directories, or a folder of them",
-    )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "model"),
-        help="--to: the moving average (default), or the weights themselves",
-    )
-    parser.add_argument(
-        "--fp16", action="store_true", help="--to: round to the released mixture of fp16 and fp32"
-    )
+    summary = "turn Direct3D-S2's released weights into runs, or runs into such a release"
+    parser = _command(commands, "convert", summary, convert_options.EXAMPLES)
+    convert_options.add_convert_options(parser)
 
 
 def _export(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "export",
-        "write a run's weights, config and a model card, to keep or to publish",
-        "threed-gen export runs/first --out first/\n"
-        "  threed-gen export runs/first --out first/ --to-hub name/first",
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "model"),
-        default="ema",
-        help="the moving average (default), or the weights themselves",
-    )
-    parser.add_argument(
-        "--to-hub", metavar="NAME", help="upload it to the Hugging Face Hub, as USER/MODEL"
-    )
+    summary = "write a run's weights, config and a model card, to keep or to publish"
+    parser = _command(commands, "export", summary, export_options.EXAMPLES)
+    export_options.add_export_options(parser)
 
 
 def _view(commands: Commands[argparse.ArgumentParser]) -> None:
