@@ -21,7 +21,8 @@ from benchmarks.scale_parts import (
     young,
     zero_halves,
 )
-from benchmarks.scale_sim import GPUS, Inputs, plan_imbalance, simulate, simulated_goodput
+from benchmarks.scale_sim import GPUS
+from benchmarks.scale_simulation import HERE, Inputs, plan_imbalance, simulate, simulated_goodput
 from launcher.assignment import deal
 
 LINKS = Links(intra=100.0, inter=10.0, intra_latency=0.5, inter_latency=2.0, per_node=8, bucket=1e9)
@@ -145,7 +146,7 @@ def test_the_report_says_what_it_is(inputs: Inputs, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_input_without_a_source_is_an_error(tmp_path: Path) -> None:
-    path = Path(scale_sim.HERE) / "scale_sim.yaml"
+    path = HERE / "scale_sim.yaml"
     text = path.read_text(encoding="utf-8")
     (tmp_path / "a.yaml").write_text(text.replace('source: "the same"', 'source: ""'))
     with pytest.raises(AssertionError, match="say where it is from"):
