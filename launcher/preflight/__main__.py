@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import LaunchError
+from launcher.preflight.asked import Settings
 from launcher.preflight.start import Start, here, in_allocation, over_srun
-from launcher.preflight.steps import Settings, preflight
+from launcher.preflight.steps import preflight
 from launcher.preflight.told import told
 
 EXIT_UNFIT = 2

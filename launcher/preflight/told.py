@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from launcher.preflight.asked import Result
 from launcher.preflight.finding import CHECKS, Finding
-from launcher.preflight.steps import Result
 
 RED, PLAIN = "\033[31m", "\033[0m"
 MARK = {"ok": "✓", "note": "·", "bad": "✗"}

@@ -13,9 +13,9 @@ import pytest
 from launcher.errors import LaunchError
 from launcher.preflight import job, steps
 from launcher.preflight.__main__ import data_of, main, run_of
+from launcher.preflight.asked import Result, Settings
 from launcher.preflight.finding import CHECKS, Finding, bad
 from launcher.preflight.start import Start, in_allocation, over_srun, over_ssh
-from launcher.preflight.steps import Result, Settings
 from launcher.preflight.told import as_json, told
 from launcher.site import Container, Site
 from tests.launcher.programs import Programs

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher import hostfile
 from launcher.errors import LaunchError
 from launcher.preflight import start, steps
+from launcher.preflight.asked import Settings
 from launcher.preflight.job import inside
 from launcher.preflight.told import as_json, told
 from launcher.site import Site, load_site
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         site = load_site(args.site)
         run = args.run or Path.cwd()
-        settings = steps.Settings(run, args.data, args.gpus, site.variables)
+        settings = Settings(run, args.data, args.gpus, site.variables)
         found = _start(args, site)
         say("looking at the nodes (a minute at most) …")
         result = steps.preflight(found, settings)
