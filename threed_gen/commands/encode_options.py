@@ -24,12 +24,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", metavar="R", type=int, nargs="+", help="(default: those of the run)"
     )
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "model"),
-        default="ema",
-        help="the moving average (default), or the weights themselves",
-    )
+    add_weights_option(parser)
     parser.add_argument(
         "--values", choices=("fp32", "fp16"), default="fp32", help="precision (default: fp32)"
     )
@@ -52,3 +47,13 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         "and the last one packs.",
     )
     add_rank_options(group, "one sample at a time")
+
+
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """Which of a run's two sets of weights is meant."""
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "model"),
+        default="ema",
+        help="the moving average (default), or the weights themselves",
+    )
