@@ -11,12 +11,19 @@ import pytest
 
 from tests.slurm.faults import Faults
 from tests.slurm.lab import SlurmLab
+from tests.training import runs
 
 
 @pytest.fixture(scope="session")
 def started_lab() -> Iterator[SlurmLab]:
     with SlurmLab(nodes=4, gpus=8) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all trainings of this folder train on; nobody writes into it."""
+    return runs.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -17,11 +17,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.long, pytest.m
 HASH = "[0-9a-f]{12}"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.prepared(tmp_path_factory.mktemp("data"))
-
-
 def refused(
     lab: SlurmLab, folder: Path, data: Path, door: str, layout: doors.Layout, *overrides: str
 ) -> str:

@@ -31,6 +31,11 @@ def notes(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda note: note["rank"])
 
 
+def places(found: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Where each rank is."""
+    return [(n["rank"], n["local_rank"], n["local_size"], n["node"], n["host"]) for n in found]
+
+
 def test_srun_on_four_nodes(lab: SlurmLab, tmp_path: Path) -> None:
     lab.run(["srun", "-N4", "--ntasks-per-node=2", "--gpus-per-node=8", *WHO, str(tmp_path / "a")])
     found = notes(tmp_path / "a")
@@ -94,8 +99,7 @@ def test_mpirun_over_ssh_on_uneven_nodes(lab: SlurmLab, tmp_path: Path) -> None:
     done = lab.run([*as_root, *words], check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found = notes(tmp_path / "m")
-    places = [(n["rank"], n["local_rank"], n["local_size"], n["node"], n["host"]) for n in found]
-    assert places == [
+    assert places(found) == [
         (0, 0, 1, 0, "n1"), (1, 0, 2, 1, "n2"), (2, 1, 2, 1, "n2"), (3, 0, 1, 2, "n3"),
     ]  # fmt: skip
     assert {(n["master_addr"], n["nodes"], n["source"]) for n in found} == {
@@ -114,8 +118,7 @@ def test_deepspeed_over_ssh(lab: SlurmLab, tmp_path: Path) -> None:
     done = lab.run([*environ, *words], check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found = notes(tmp_path / "d")
-    places = [(n["rank"], n["local_rank"], n["local_size"], n["node"], n["host"]) for n in found]
-    assert places == [
+    assert places(found) == [
         (0, 0, 2, 0, "n1"), (1, 1, 2, 0, "n1"), (2, 0, 2, 1, "n2"), (3, 1, 2, 1, "n2"),
     ]  # fmt: skip
     assert {(n["master_addr"], n["master_port"], n["source"]) for n in found} == {

@@ -26,11 +26,6 @@ MEASURED = {"seconds", "tokens_per_second", "memory_gib"}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.prepared(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(
     started_lab: SlurmLab, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:

@@ -45,11 +45,6 @@ MATRIX = [(door, layout) for door, layouts in LAYOUTS.items() for layout in layo
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.prepared(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """Plain `python`, outside of the cluster."""
     folder = tmp_path_factory.mktemp("python")

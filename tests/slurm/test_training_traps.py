@@ -25,11 +25,6 @@ STEPS = 5000  # never reached
 SECONDS = 60  # from the strike until the launch has ended and nothing is left
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.prepared(tmp_path_factory.mktemp("data"))
-
-
 def launched(
     lab: SlurmLab, folder: Path, data: Path, launcher: str = "deepspeed"
 ) -> tuple[subprocess.Popen[bytes], dict[int, int]]:
